@@ -1,0 +1,299 @@
+"""Typed, frozen recipes: `defaults < recipe.toml < key=value`, every problem found before any work and told together.
+
+A config class derives from `Config`, lives beside its user, and carries a docstring under each field, which `puna show`
+prints. A recipe is TOML. An override is `a.b.c=value`, the value read as TOML where it parses and as text elsewhere, so
+`name=demo` needs no quotes. `load` returns the config and, for every leaf, where its value came from.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from puna.core.errors import ConfigError, MissingError
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, unknown keys are errors, field docstrings are the help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[C]):
+    """A checked recipe.
+
+    Attributes:
+        config: The config.
+        origins: For each dotted leaf key set by somebody: the file, or `command line`. Absent means the default.
+    """
+
+    config: C
+    origins: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One row of `puna show`."""
+
+    key: str
+    value: str
+    origin: str
+    meaning: str
+
+
+def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[str] = ()) -> Resolved[C]:
+    """Read, merge and check a recipe.
+
+    Args:
+        schema: The config class.
+        recipe: TOML file, or None for defaults alone.
+        overrides: `key=value` strings, later ones win.
+
+    Returns:
+        The config with the origin of its values.
+
+    Raises:
+        MissingError: The recipe file is not there.
+        ConfigError: Anything else that is wrong, all of it at once.
+    """
+    problems: list[str] = []
+    origins: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        values = _read_toml(Path(recipe), problems)
+        origins.update({key: str(recipe) for key in _leaves(values)})
+    for text in overrides:
+        _apply_override(values, origins, text, problems)
+    try:
+        config = schema.model_validate(values)
+    except ValidationError as error:
+        problems += [_explain(detail, schema, origins, recipe) for detail in error.errors()]
+        raise ConfigError(problems, title=f"{recipe or 'the settings'} cannot be used") from None
+    if problems:
+        raise ConfigError(problems, title=f"{recipe or 'the settings'} cannot be used")
+    return Resolved(config, origins)
+
+
+def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [], n=1
+        )
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise MissingError(f"recipe {path} is not there.{hint}") from error
+    except IsADirectoryError as error:
+        raise MissingError(f"recipe {path} is a folder; name a .toml file in it") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path}: not valid TOML: {error}")
+        return {}
+
+
+def _apply_override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
+    key, equals, raw = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
+        problems.append(f"command line: {text!r} is not an override; write key=value, for example train.steps=100")
+        return
+    *parents, last = key.split(".")
+    node: Any = values
+    for name in parents:
+        node = _step(node, name)
+        if node is None:
+            problems.append(f"command line: {key} cannot be set, {name!r} is not a table of the recipe")
+            return
+    value = _parse_value(raw)
+    if isinstance(node, list):
+        if not last.isdigit() or int(last) >= len(node):
+            problems.append(f"command line: {key} cannot be set, the list has {len(node)} entries")
+            return
+        node[int(last)] = value
+    else:
+        node[last] = value
+    origins[key] = "command line"
+
+
+def _step(node: Any, name: str) -> Any:
+    if isinstance(node, list):
+        return node[int(name)] if name.isdigit() and int(name) < len(node) else None
+    child = node.setdefault(name, {})
+    return child if isinstance(child, (dict, list)) else None
+
+
+def _parse_value(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and any(isinstance(v, Mapping) for v in value):
+            for index, entry in enumerate(value):
+                if isinstance(entry, Mapping):
+                    yield from _leaves(entry, f"{prefix}{key}.{index}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, str], recipe: Path | str | None) -> str:
+    location = tuple(detail["loc"])
+    allowed = _fields_at(schema, location[:-1])
+    # pydantic puts the tag of a discriminated union into the location; the user's key has no such part
+    key = ".".join(str(part) for part in _without_tags(schema, location))
+    origin = next((o for k, o in origins.items() if k == key or k.startswith(f"{key}.")), str(recipe or "the settings"))
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = (
+            f" Did you mean {near[0]!r}?" if near else f" Allowed are: {', '.join(sorted(allowed))}." if allowed else ""
+        )
+        return f"{origin}: unknown key {key!r}.{hint}"
+    if detail["type"] == "missing":
+        return f"{origin}: {key!r} must be given"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not key:
+        return f"{origin}: {message}"
+    got = repr(detail["input"])
+    got = got if len(got) <= 80 else got[:77] + "..."
+    return f"{origin}: {key} is {got}: {message[:1].lower() + message[1:]}"
+
+
+def _models_in(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _walk(schema: type[Config], location: Sequence[int | str]) -> tuple[list[type[Config]], list[int | str]]:
+    models, kept = [schema], []
+    for part in location:
+        fields = [m.model_fields[part] for m in models if isinstance(part, str) and part in m.model_fields]
+        if fields:
+            kept.append(part)
+            models = [m for f in fields for m in _models_in(f.annotation)]
+            continue
+        tagged = [
+            m
+            for m in models
+            if any(
+                getattr(f, "default", None) == part or part in get_args(f.annotation) for f in m.model_fields.values()
+            )
+        ]
+        if isinstance(part, str) and tagged and len(models) > 1:
+            models = tagged
+            continue
+        kept.append(part)
+    return models, kept
+
+
+def _fields_at(schema: type[Config], location: Sequence[int | str]) -> list[str]:
+    models, _ = _walk(schema, location)
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _without_tags(schema: type[Config], location: Sequence[int | str]) -> list[int | str]:
+    if not location:
+        return []
+    _, kept = _walk(schema, location)
+    return kept
+
+
+def describe(resolved: Resolved[Any]) -> list[Field]:
+    """Every leaf of a config with its value, where the value came from, and what it means."""
+    return list(_describe(resolved.config, "", resolved.origins))
+
+
+def _describe(config: Config, prefix: str, origins: Mapping[str, str]) -> Iterator[Field]:
+    for name, field in type(config).model_fields.items():
+        value, key = getattr(config, name), f"{prefix}{name}"
+        if isinstance(value, Config):
+            yield from _describe(value, f"{key}.", origins)
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(v, Config) for v in value):
+            for index, entry in enumerate(value):
+                yield from _describe(entry, f"{key}.{index}.", origins)
+        else:
+            yield Field(
+                key,
+                _toml_value(_plain(value)),
+                origins.get(key, "default"),
+                " ".join((field.description or "").split()),
+            )
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON types."""
+    if isinstance(value, Config):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value.as_posix() if isinstance(value, Path) else value
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """The config in JSON types (paths as text)."""
+    return _plain(config)
+
+
+def fingerprint(config: Config) -> str:
+    """SHA-256 over the config's values in canonical JSON."""
+    canonical = json.dumps(as_dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def to_toml(config: Config) -> str:
+    """The config as a TOML recipe that gives it back. None values are left out: TOML has no null."""
+    lines: list[str] = []
+    _emit(as_dict(config), "", lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _emit(values: Mapping[str, Any], prefix: str, lines: list[str]) -> None:
+    tables = {k: v for k, v in values.items() if isinstance(v, Mapping)}
+    arrays = {k: v for k, v in values.items() if isinstance(v, list) and v and all(isinstance(x, Mapping) for x in v)}
+    for key, value in values.items():
+        if key not in tables and key not in arrays and value is not None:
+            lines.append(f"{_toml_key(key)} = {_toml_value(value)}")
+    for key, value in tables.items():
+        lines += ["", f"[{prefix}{_toml_key(key)}]"]
+        _emit(value, f"{prefix}{_toml_key(key)}.", lines)
+    for key, entries in arrays.items():
+        for entry in entries:
+            lines += ["", f"[[{prefix}{_toml_key(key)}]]"]
+            _emit(entry, f"{prefix}{_toml_key(key)}.", lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    return str(value)

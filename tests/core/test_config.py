@@ -1,0 +1,136 @@
+"""Recipes: merging, origins, and every problem at once with a hint."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from puna.core.config import Config, as_dict, describe, fingerprint, load, to_toml
+from puna.core.errors import ConfigError, MissingError
+
+
+class Folder(Config):
+    """A folder of files."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path = Path("texts")
+
+
+class Lines(Config):
+    """A file of lines."""
+
+    kind: Literal["lines"] = "lines"
+    file: Path = Path("a.txt")
+    limit: int = 0
+
+
+class Train(Config):
+    """Training."""
+
+    steps: int = Field(10, ge=1)
+    """How many optimizer steps."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    decay: int | None = None
+
+
+class Recipe(Config):
+    """A whole recipe."""
+
+    name: str = "tiny"
+    """Name of the run."""
+    train: Train = Train()
+    sources: tuple[Annotated[Folder | Lines, Field(discriminator="kind")], ...] = ()
+    weights: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.name == "forbidden":
+            raise ValueError("name and nothing else is wrong")
+        return self
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_below_the_recipe_and_the_recipe_below_the_command_line(tmp_path):
+    path = write(tmp_path, "name = 'a'\n[train]\nsteps = 5\nlr = 0.5\n")
+    resolved = load(Recipe, path, ["train.lr=1e-4", "name=demo run"])
+    assert resolved.config.train == Train(steps=5, lr=1e-4)
+    assert resolved.config.name == "demo run"
+    rows = {f.key: f for f in describe(resolved)}
+    assert rows["train.steps"].origin == str(path)
+    assert rows["train.lr"].origin == "command line"
+    assert rows["train.decay"].origin == "default"
+    assert rows["train.lr"].meaning == "Peak learning rate."
+
+
+def test_all_problems_are_told_together_with_the_nearest_name(tmp_path):
+    path = write(tmp_path, "nam = 'a'\n[train]\nstep = 5\nlr = 'fast'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, ["train.steps=0", "oops"])
+    text = str(caught.value)
+    assert len(caught.value.problems) == 5
+    assert "unknown key 'nam'. Did you mean 'name'?" in text
+    assert "unknown key 'train.step'. Did you mean 'steps'?" in text
+    assert "train.lr is 'fast'" in text
+    assert "train.steps is 0" in text
+    assert "'oops' is not an override" in text
+    assert caught.value.exit_code == 2
+
+
+def test_keys_inside_a_tagged_union_are_named_without_the_tag(tmp_path):
+    path = write(tmp_path, "[[sources]]\nkind = 'lines'\nfil = 'x'\n[[sources]]\nkind = 'line'\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path)
+    text = str(caught.value)
+    assert "unknown key 'sources.0.fil'. Did you mean 'file'?" in text
+    assert "sources.1" in text
+    assert "folder" in text
+
+
+def test_lists_of_tables_can_be_overridden_by_index(tmp_path):
+    path = write(tmp_path, "[[sources]]\nkind = 'lines'\n")
+    resolved = load(Recipe, path, ["sources.0.limit=3"])
+    assert resolved.config.sources == (Lines(limit=3),)
+    with pytest.raises(ConfigError, match="not a table"):
+        load(Recipe, path, ["sources.4.limit=3"])
+
+
+def test_broken_toml_and_missing_files_are_clear(tmp_path):
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(Recipe, write(tmp_path, "name = \n"))
+    with pytest.raises(MissingError, match=r"Did you mean .*recipe\.toml"):
+        load(Recipe, tmp_path / "recipes.toml")
+
+
+def test_a_cross_field_check_keeps_its_words():
+    with pytest.raises(ConfigError, match="name and nothing else is wrong"):
+        load(Recipe, None, ["name=forbidden"])
+
+
+def test_written_toml_reads_back_to_the_same_config(tmp_path):
+    config = Recipe(
+        name='quote " back \\ tab \t ünï',
+        train=Train(steps=3, lr=1e-4),
+        sources=(Folder(path=Path("a/b")), Lines(limit=2)),
+        weights={"code": 0.5, "with space": 1.0},
+    )
+    path = write(tmp_path, to_toml(config))
+    assert load(Recipe, path).config == config
+
+
+def test_the_fingerprint_follows_values_not_origins(tmp_path):
+    path = write(tmp_path, "[train]\nsteps = 10\n")
+    assert fingerprint(load(Recipe, path).config) == fingerprint(Recipe())
+    assert fingerprint(Recipe(name="b")) != fingerprint(Recipe())
+    assert as_dict(Recipe(sources=(Folder(),)))["sources"] == [{"kind": "folder", "path": "texts"}]
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().name = "b"  # type: ignore[misc]
