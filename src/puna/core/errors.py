@@ -41,6 +41,23 @@ class ConfigError(UsageError):
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
 
 
+class PromptTooLongError(UsageError):
+    """A prompt does not fit the context of the model.
+
+    Args:
+        prompt_tokens: Tokens of the prompt.
+        context_length: Tokens that the model can hold, prompt and answer together.
+    """
+
+    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, the context holds {context_length} and at least one of them is "
+            "needed for the answer. Shorten the prompt, or load the model with a longer context."
+        )
+
+
 class MissingError(PunaError):
     """A file, a folder, a data set or an optional package is not there."""
 
