@@ -1,0 +1,59 @@
+"""Finding recipes: by path first, then by name among the recipes that come with the package.
+
+`puna run demo` is `recipes/demo/run.toml` of the package; `puna train demo/pretrain` is `recipes/demo/pretrain.toml`.
+"""
+
+import difflib
+from pathlib import Path
+
+import puna
+from puna.core.errors import MissingError
+
+PIPELINE_FILE = "run.toml"
+
+
+def packaged_recipes() -> Path:
+    """The folder of the recipes that come with the package (installed, or beside `src/` in a checkout)."""
+    package = Path(puna.__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent.parent / "recipes"
+
+
+def find_recipe(text: str | Path) -> Path:
+    """The recipe file that a user means.
+
+    Args:
+        text: A path, or a name: `demo` (its pipeline) or `demo/pretrain`.
+
+    Raises:
+        MissingError: Nothing fits; the nearest names are told.
+    """
+    given = Path(text)
+    for base in (Path(), packaged_recipes()):
+        for candidate in (base / given, base / f"{given}.toml", base / given / PIPELINE_FILE):
+            if candidate.is_file():
+                return candidate
+    known = recipe_names()
+    siblings = [str(p) for p in given.parent.glob("*.toml")] if given.parent.is_dir() else []
+    near = difflib.get_close_matches(str(given), [*known, *siblings], n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else f" Recipes by name: {', '.join(known) or 'none'}."
+    raise MissingError(f"recipe {given} is not there.{hint}")
+
+
+def recipe_names() -> list[str]:
+    """Names under which the packaged recipes can be called."""
+    home = packaged_recipes()
+    names = {path.relative_to(home).with_suffix("").as_posix() for path in home.rglob("*.toml")}
+    pipelines = {name.removesuffix("/run") for name in names if name.endswith("/run")}
+    return sorted(names | pipelines)
+
+
+def as_typed(path: Path) -> str:
+    """How a user would type this recipe: relative to the working directory, or by its name in the package."""
+    absolute, here = path.resolve(), Path.cwd()
+    if absolute.is_relative_to(here):
+        return absolute.relative_to(here).as_posix()
+    home = packaged_recipes().resolve()
+    if absolute.is_relative_to(home):
+        return absolute.relative_to(home).with_suffix("").as_posix()
+    return str(path)

@@ -1,0 +1,217 @@
+"""The contract of a stage, and how one is executed through lineage.
+
+A stage is one module in this folder that ends with
+
+    STAGE = Stage(verb="train", recipe=PretrainRecipe, inputs=inputs, plan=plan, run=run)
+
+The recipe class derives from `StageRecipe`. `run(recipe, folder)` does the work and leaves its product in the folder;
+called again on an unfinished folder it goes on from there. Whether it is called at all, and what is recorded, is
+lineage's business: no stage looks at `lineage.json`.
+
+What decides the output is the recipe without the paths of its inputs (their content counts instead), without `out`, and
+without the fields that a stage declares `neutral` (threads, log intervals).
+"""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from puna.core import config, console
+from puna.core.config import Config, Resolved
+from puna.core.errors import MissingError, UsageError
+from puna.core.run_folder import RunFolder
+from puna.lineage import runner
+from puna.lineage.runner import Outcome
+from puna.lineage.step import DriftError, Step
+
+STAGES = {
+    "curate": "puna.stages.curate",
+    "tokenize train": "puna.stages.tokenizer",
+    "tokenize pack": "puna.stages.pack",
+    "train": "puna.stages.pretrain",
+    "sft": "puna.stages.sft",
+    "sample": "puna.stages.sample",
+    "dpo": "puna.stages.dpo",
+    "eval": "puna.stages.evaluate",
+    "report": "puna.stages.report",
+}
+"""Where the stage of each verb lives; its module is imported when the verb is known."""
+
+PlanRow = tuple[str, str]
+"""What, and how much: `("parameters", "1.55 M")`."""
+
+
+class StageRecipe(Config):
+    """The fields that every stage's recipe has."""
+
+    name: str = ""
+    """Name of this step, chosen by its author; empty takes the verb."""
+    version: int = 1
+    """Raise it when the same settings shall be made anew."""
+    out: Path
+    """Run folder that receives the product."""
+
+
+R = TypeVar("R", bound=StageRecipe)
+
+
+def _no_inputs(recipe: Any) -> Mapping[str, Path]:
+    return {}
+
+
+def _no_plan(recipe: Any) -> Sequence[PlanRow]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One stage.
+
+    Attributes:
+        verb: What the user types: `train`, `tokenize pack`.
+        recipe: The recipe class.
+        run: The work: `(recipe, folder) -> None`. Imports heavy rooms in its body.
+        inputs: Paths that the recipe reads, by dotted config key: `{"shards.0.path": Path(...)}`.
+        plan: Rows for `--dry-run`: sizes, FLOPs, memory, disk, time. It may raise MissingError when it needs an input
+            that is not there yet.
+        neutral: Dotted config keys that change how the work is done, not what comes out.
+    """
+
+    verb: str
+    recipe: type[R]
+    run: Callable[[R, RunFolder], None]
+    inputs: Callable[[R], Mapping[str, Path]] = _no_inputs
+    plan: Callable[[R], Sequence[PlanRow]] = _no_plan
+    neutral: tuple[str, ...] = ()
+
+
+def find_stage(verb: str) -> Stage[Any]:
+    """Import the stage of a verb.
+
+    Raises:
+        UsageError: There is no such verb.
+    """
+    if verb not in STAGES:
+        near = difflib.get_close_matches(verb, STAGES, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Stages are: {', '.join(STAGES)}."
+        raise UsageError(f"there is no stage {verb!r}. {hint}")
+    return importlib.import_module(STAGES[verb]).STAGE
+
+
+def identity(stage: Stage[R], recipe: R) -> dict[str, Any]:
+    """The settings that decide the output, in JSON types."""
+    values = config.as_dict(recipe)
+    for key in ("name", "version", "out", *stage.neutral, *stage.inputs(recipe)):
+        _remove(values, key.split("."))
+    return values
+
+
+def _remove(node: Any, keys: Sequence[str]) -> None:
+    *parents, last = keys
+    for key in parents:
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        elif isinstance(node, dict):
+            node = node.get(key)
+    if isinstance(node, dict):
+        node.pop(last, None)
+    elif isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = None
+
+
+def make_step(stage: Stage[R], resolved: Resolved[R], *, command: str = "", makers: Mapping[Path, str] = {}) -> Step:
+    """The lineage step of a stage with a recipe.
+
+    Args:
+        stage: The stage.
+        resolved: Its checked recipe.
+        command: What the user types to run it.
+        makers: For output folders of other steps, the command that makes them.
+    """
+    recipe = resolved.config
+    inputs = {name: Path(path) for name, path in stage.inputs(recipe).items()}
+
+    def work(folder: RunFolder) -> None:
+        folder.write_config(config.to_toml(recipe))
+        stage.run(recipe, folder)
+
+    return Step(
+        stage=stage.verb,
+        name=recipe.name or stage.verb,
+        version=recipe.version,
+        config=identity(stage, recipe),
+        inputs=inputs,
+        output=recipe.out,
+        run=work,
+        command=command,
+        makers={name: made for name, path in inputs.items() if (made := _maker(path, makers))},
+    )
+
+
+def _maker(path: Path, makers: Mapping[Path, str]) -> str | None:
+    normal = path.resolve()
+    known = {folder.resolve(): made for folder, made in makers.items()}
+    return next((known[folder] for folder in (normal, *normal.parents) if folder in known), None)
+
+
+def execute(
+    stage: Stage[R],
+    resolved: Resolved[R],
+    *,
+    command: str = "",
+    makers: Mapping[Path, str] = {},
+    accept_drift: bool = False,
+    fresh: bool = False,
+    dry_run: bool = False,
+    promised: Sequence[Path] = (),
+) -> Outcome | None:
+    """Bring a stage to its end, or say what would be done.
+
+    Args:
+        stage: The stage.
+        resolved: Its checked recipe.
+        command: What the user types to run it.
+        makers: For output folders of other steps, the command that makes them.
+        accept_drift: Go on although settings or inputs changed.
+        fresh: Move what is there aside and begin again.
+        dry_run: Only look.
+        promised: For a dry run: folders that an earlier step of the same pipeline will have made.
+
+    Returns:
+        What was done; None for a dry run.
+    """
+    step = make_step(stage, resolved, command=command, makers=makers)
+    if not dry_run:
+        return runner.execute(step, accept_drift=accept_drift, fresh=fresh)
+    _show_plan(stage, resolved, step, promised, accept_drift=accept_drift, fresh=fresh)
+    return None
+
+
+def _show_plan(
+    stage: Stage[R], resolved: Resolved[R], step: Step, promised: Sequence[Path], *, accept_drift: bool, fresh: bool
+) -> None:
+    rows: list[PlanRow] = [("output", str(step.output))]
+    rows += [(f"input {name}", str(path)) for name, path in step.inputs.items()]
+    missing: MissingError | None = None
+    situation = None
+    waits = [str(path) for path in step.inputs.values() if _maker(path, dict.fromkeys(promised, "")) is not None]
+    try:
+        situation = runner.inspect(step)
+        verbs = {"run": "would run", "resume": "would resume", "skip": "is finished, nothing to do"}
+        rows.append(("state", "would begin again" if fresh else verbs[situation.action]))
+    except MissingError as error:
+        if not waits:
+            missing = error
+        rows.append(("state", f"would run after {', '.join(waits)}" if waits else "an input is missing"))
+    try:
+        rows += stage.plan(resolved.config)
+    except MissingError as error:
+        rows.append(("estimate", f"not yet: {error}"))
+    console.table("", ["what", "value"], rows)
+    if missing:
+        raise missing
+    if situation and situation.differences and not (accept_drift or fresh):
+        raise DriftError(step.output, situation.differences, finished=situation.action == "skip")
