@@ -1,0 +1,66 @@
+"""`puna serve`: an OpenAI-compatible API and a chat page."""
+
+import click
+
+from puna.cli.stage_verb import HELP, examples
+
+
+@click.command(
+    "serve",
+    context_settings=HELP,
+    epilog=examples(
+        "puna serve runs/demo/assistant",
+        "puna serve runs/demo/assistant --port 8080",
+        "puna serve runs/demo/assistant --host 0.0.0.0 --api-key-file key.txt max_waiting=200",
+    ),
+)
+@click.argument("path", type=click.Path())
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--host", help="Address to listen on; the default can be reached from this machine only.")
+@click.option("--port", type=int, help="Port to listen on; 0 takes any free one.")
+@click.option("--api-key-file", type=click.Path(), help="File with the key that every request must bring.")
+@click.option("--settings", is_flag=True, help="Print every setting that KEY=VALUE can change, and end.")
+def command(
+    path: str,
+    overrides: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    api_key_file: str | None,
+    settings: bool,
+) -> None:
+    """Serve a model: OpenAI-compatible API and a chat page.
+
+    PATH is a run folder or a Hugging Face folder. The page is at /, the API at /v1. Ctrl-C lets running answers end.
+    """
+    from puna.core import config, console
+    from puna.serve.config import ServeConfig
+
+    given = [f"{key}={value}" for key, value in (("host", host), ("port", port)) if value is not None]
+    resolved = config.load(ServeConfig, None, [*overrides, *given])
+    if settings:
+        rows = [[f.key, f.value, f.origin, f.meaning] for f in config.describe(resolved)]
+        console.table("settings of `puna serve`", ["key", "value", "from", "meaning"], rows)
+        return
+
+    from puna.infer.engine import Engine
+    from puna.serve.server import listen, serve
+
+    chosen = resolved.config
+    if api_key_file:
+        chosen = ServeConfig.model_validate({**chosen.model_dump(), "api_key": _key(api_key_file)})
+    listener = listen(chosen)  # before the model is loaded: a port in use is told at once
+    serve(Engine.load(path), listener=listener, config=chosen)
+
+
+def _key(path: str) -> str:
+    from pathlib import Path
+
+    from puna.core.errors import MissingError, UsageError
+
+    try:
+        key = Path(path).read_text(encoding="utf-8").strip()
+    except FileNotFoundError as error:
+        raise MissingError(f"key file {path} is not there") from error
+    if not key:
+        raise UsageError(f"key file {path} is empty; write the key into it")
+    return key

@@ -1,0 +1,97 @@
+"""Which stage a recipe is for, so that `puna show RECIPE` needs no second word.
+
+A recipe file does not carry its verb. It is told, in this order: from `[[steps]]` (a pipeline), from the lineage record
+beside it (the `config.toml` of a run folder), from a pipeline in the same folder that names it, and from the command in
+the comment at its head.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puna.core import config
+from puna.core.config import Config, Resolved
+from puna.core.errors import ConfigError, UsageError
+from puna.lineage.artifact import read_record
+from puna.stages.pipeline import PipelineRecipe
+from puna.stages.recipes import packaged_recipes, recipe_names
+from puna.stages.stage import STAGES, find_stage
+
+PIPELINE = "run"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A recipe with its verb."""
+
+    verb: str
+    resolved: Resolved[Any]
+
+
+def resolve(path: Path | None, overrides: Sequence[str] = (), verb: str | None = None) -> Shown:
+    """Read a recipe with the schema of its stage.
+
+    Args:
+        path: The recipe, or None for a stage's defaults.
+        overrides: `key=value` strings.
+        verb: The stage, when the user named it.
+
+    Raises:
+        UsageError: The stage cannot be told.
+        ConfigError: The recipe is wrong.
+    """
+    found = verb or (verb_of(path) if path else None)
+    if found is None:
+        raise UsageError(
+            f"cannot tell which stage {path or 'this'} is a recipe of. Name it: --stage VERB, "
+            f"where VERB is one of: {', '.join([PIPELINE, *STAGES])}"
+        )
+    schema: type[Config] = PipelineRecipe if found == PIPELINE else find_stage(found).recipe
+    return Shown(found, config.load(schema, path, overrides))
+
+
+def verb_of(path: Path) -> str | None:
+    """The verb that a recipe is for, or None when nothing tells."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{path}: not valid TOML: {error}"], title=f"{path} cannot be used") from error
+    if isinstance(values.get("steps"), list):
+        return PIPELINE
+    record = read_record(path.parent) if path.name == "config.toml" else None
+    return (record.stage if record else None) or _named_by_pipeline(path) or _named_in_header(text)
+
+
+def _named_by_pipeline(path: Path) -> str | None:
+    for sibling in sorted(path.parent.glob("*.toml")):
+        try:
+            steps = tomllib.loads(sibling.read_text(encoding="utf-8")).get("steps")
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+            continue
+        for step in steps if isinstance(steps, list) else []:
+            if isinstance(step, dict) and step.get("recipe") == path.name and step.get("verb") in STAGES:
+                return step["verb"]
+    return None
+
+
+def _named_in_header(text: str) -> str | None:
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    verbs = "|".join(re.escape(verb) for verb in sorted(STAGES, key=len, reverse=True))
+    match = re.search(rf"\bpuna ({verbs})\b", header)
+    return match.group(1) if match else None
+
+
+def list_recipes() -> list[tuple[str, str, str]]:
+    """Name, stage and first header line of every recipe that comes with puna."""
+    rows = []
+    for name in recipe_names():
+        path = packaged_recipes() / f"{name}.toml"
+        if not path.is_file():
+            continue  # the short name of a pipeline, listed under its long one
+        first = path.read_text(encoding="utf-8").lstrip().splitlines()[0]
+        rows.append((name.removesuffix("/run"), verb_of(path) or "", first.removeprefix("#").strip()))
+    return rows
