@@ -119,7 +119,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except PunaError as error:
         return _tell(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return _tell("interrupted. The same command goes on from what is finished.", 130)
+        return _tell("interrupted", 130)
     except BrokenPipeError:
         # the reader went away (`puna show x | head`); keep Python from complaining while it shuts down
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

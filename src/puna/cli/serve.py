@@ -42,13 +42,15 @@ def command(
         console.table("settings of `puna serve`", ["key", "value", "from", "meaning"], rows)
         return
 
-    from puna.infer.engine import Engine
     from puna.serve.server import listen, serve
 
     chosen = resolved.config
     if api_key_file:
         chosen = ServeConfig.model_validate({**chosen.model_dump(), "api_key": _key(api_key_file)})
-    listener = listen(chosen)  # before the model is loaded: a port in use is told at once
+    listener = listen(chosen)  # before torch and the model are loaded: a port in use is told at once
+
+    from puna.infer.engine import Engine
+
     serve(Engine.load(path), listener=listener, config=chosen)
 
 

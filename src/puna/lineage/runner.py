@@ -224,6 +224,7 @@ def _work(step: Step, situation: Situation) -> Outcome:
             fingerprint = _seal(step)
         except (Stopped, KeyboardInterrupt):
             write_record(step.output, replace(record, status="stopped", seconds=spent()))
+            console.say(f"{step.output} is unfinished; the same command goes on from there")
             raise
         except Exception as error:
             write_record(step.output, replace(record, status="failed", seconds=spent(), error=_told(error, step)))

@@ -1,0 +1,83 @@
+"""`puna export`: a model in the layout that another tool reads."""
+
+import click
+
+from puna.cli.stage_verb import HELP, examples
+
+
+@click.group(
+    "export",
+    context_settings=HELP,
+    epilog=examples(
+        "puna export hf runs/demo/assistant exported/assistant",
+        "puna export meta runs/demo/assistant exported/assistant-meta",
+    ),
+)
+def command() -> None:
+    """Write a model in another format.
+
+    The source is a run folder, a Hugging Face folder or Meta's layout; it is only read.
+    """
+
+
+def _refuse_used_folder(out: str) -> None:
+    from pathlib import Path
+
+    from puna.core.errors import UsageError
+
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{out} is there already and not an empty folder; choose another one. Nothing was written.")
+
+
+@command.command(
+    "hf",
+    context_settings=HELP,
+    epilog=examples(
+        "puna export hf runs/demo/assistant exported/assistant",
+        "puna export hf runs/demo/assistant exported/half --dtype bfloat16",
+        "puna export hf path/to/meta-layout exported/llama --max-shard-gib 5",
+    ),
+)
+@click.argument("path", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--max-shard-gib", default=5.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
+def hf_command(path: str, out: str, dtype: str, max_shard_gib: float) -> None:
+    """Write a Hugging Face folder.
+
+    Safetensors, sharded with an index when large, beside config and tokenizer: what transformers, vLLM and llama.cpp's
+    converter read.
+    """
+    _refuse_used_folder(out)
+    import torch
+
+    from puna.checkpoint.format import load_model, load_tokenizer, save_model
+    from puna.core import console
+
+    model, config = load_model(path, dtype=getattr(torch, dtype))
+    save_model(out, model, config, tokenizer=load_tokenizer(path), max_shard_bytes=int(max_shard_gib * 2**30))
+    console.say(f"{out} is written: {dtype}, {config.parameters():,} parameters")
+
+
+@command.command(
+    "meta", context_settings=HELP, epilog=examples("puna export meta runs/demo/assistant exported/assistant-meta")
+)
+@click.argument("path", type=click.Path())
+@click.argument("out", type=click.Path())
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
+def meta_command(path: str, out: str, dtype: str) -> None:
+    """Write Meta's layout.
+
+    params.json, consolidated.00.pth and tokenizer.model, as Meta ships Llama.
+    """
+    _refuse_used_folder(out)
+    import torch
+
+    from puna.checkpoint.format import load_model, load_tokenizer
+    from puna.checkpoint.meta import save_meta
+    from puna.core import console
+
+    model, config = load_model(path, dtype=getattr(torch, dtype))
+    save_meta(out, model, config, tokenizer=load_tokenizer(path))
+    console.say(f"{out} is written: {dtype}, {config.parameters():,} parameters")
