@@ -1,0 +1,168 @@
+"""Llama 3's transformer: embed, L times (attention, feed-forward), normalize, head. Readable in one sitting.
+
+Inside, a batch is one flat run of T tokens, whatever its documents are: `DocumentLayout` says where they end. Tokens
+may be given as `[B, S]` (each row one document, unless a layout says otherwise) or flat `[T]`.
+
+Parameter names, which `checkpoint/huggingface.py` maps to other layouts (`nn.Linear` shapes, out x in; no biases):
+
+    embedding.weight                         [V, D]
+    layers.{i}.attention_norm.weight         [D]
+    layers.{i}.attention.qkv.weight          [(N + 2 K) H, D]   rows: N query, then K key, then K value heads
+    layers.{i}.attention.output.weight       [D, N H]
+    layers.{i}.feed_forward_norm.weight      [D]
+    layers.{i}.feed_forward.gate_up.weight   [2 F, D]           rows: gate, then up
+    layers.{i}.feed_forward.down.weight      [D, F]
+    norm.weight                              [D]
+    head.weight                              [V, D]             absent when embeddings are tied
+
+Rotary pairs lie as in Hugging Face files (i with i + H/2), so no row is permuted on the way there.
+
+Source: The Llama 3 Herd of Models (2407.21783), section 3.2.
+
+B batch, S sequence, T packed tokens, D width, F ffn, V vocabulary, L layers.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from puna.model import cpu_kernels
+from puna.model.attention import Attention
+from puna.model.config import ModelConfig
+from puna.model.kv_cache import CacheStep
+from puna.model.layout import DocumentLayout
+from puna.model.rope import frequencies, rotation
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, over the last dimension. Source: 1910.07467, equation 4."""
+
+    def __init__(self, dim: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Normalize the last dimension."""
+        if cpu_kernels.suits(x):
+            return cpu_kernels.rms_norm(x, self.weight, self.eps)
+        return nn.functional.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class FeedForward(nn.Module):
+    """down(silu(gate(x)) * up(x)), with gate and up in one matrix. Source: SwiGLU, 2002.05202, section 2."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Transform each token by itself."""
+        gate_up = self.gate_up(x)
+        if cpu_kernels.suits(gate_up):
+            return self.down(cpu_kernels.swiglu(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.dim, eps=config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self,
+        x_TD: Float[Tensor, "T D"],
+        turn: tuple[Tensor, Tensor],
+        layout: DocumentLayout,
+        cache: tuple[CacheStep, int] | None = None,
+    ) -> Float[Tensor, "T D"]:
+        """One layer; arguments as in `Attention.forward`."""
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), turn, layout, cache)
+        return x_TD + self.feed_forward(self.feed_forward_norm(x_TD))
+
+
+class Transformer(nn.Module):
+    """A Llama 3 model. Weights are uninitialized as PyTorch leaves them: use `init_weights` or load a checkpoint."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
+        self._frequencies: dict[torch.device, Tensor] = {}  # not a buffer: computed, never loaded or cast
+        self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """The matrix that turns hidden states into logits: the embedding itself when tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B S"] | Int[Tensor, " T"],
+        layout: DocumentLayout | None = None,
+        *,
+        positions: Int[Tensor, " T"] | None = None,
+        cache: CacheStep | None = None,
+    ) -> Float[Tensor, "*tokens V"]:
+        """Logits of the next token at every place.
+
+        Args:
+            tokens: `[B, S]`, or flat `[T]`.
+            layout: The documents of the flat run; by default each row is one document (flat: all is one).
+            positions: Position of each token in its document, flat; by default counted from 0 in each.
+            cache: A step of a kv cache. Then tokens are the flat new tokens of its rows, and layout and positions
+                come from the step.
+
+        Returns:
+            Logits of the shape of tokens, and V.
+        """
+        return self.logits(self.hidden(tokens, layout, positions=positions, cache=cache))
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "B S"] | Int[Tensor, " T"],
+        layout: DocumentLayout | None = None,
+        *,
+        positions: Int[Tensor, " T"] | None = None,
+        cache: CacheStep | None = None,
+    ) -> Float[Tensor, "*tokens D"]:
+        """The normalized hidden states before the head (for losses that never hold all logits). See `forward`."""
+        if cache is not None:
+            assert layout is None and positions is None, "a cache step brings its own layout and positions"
+            layout, positions = cache.layout, cache.positions
+        if layout is None:
+            length = tokens.shape[-1]
+            layout = DocumentLayout([length] * (tokens.numel() // length), device=tokens.device)
+        assert layout.n_tokens == tokens.numel(), f"the layout holds {layout.n_tokens} tokens, got {tokens.numel()}"
+        turn = rotation(layout.positions if positions is None else positions.flatten(), self._frequency(tokens.device))
+        x_TD = self.embedding(tokens.flatten())
+        for number, layer in enumerate(self.layers):
+            x_TD = layer(x_TD, turn, layout, None if cache is None else (cache, number))
+        return self.norm(x_TD).view(*tokens.shape, -1)
+
+    def _frequency(self, device: torch.device) -> Float[Tensor, " pairs"]:
+        if device not in self._frequencies:
+            self._frequencies[device] = frequencies(self.config).to(device)
+        return self._frequencies[device]
+
+    def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        """The head alone."""
+        return nn.functional.linear(hidden, self.head_weight)
+
+    def next_logits(self, tokens_T: Int[Tensor, " T"], *, cache: CacheStep) -> Float[Tensor, "rows V"]:
+        """Logits after the last new token of each row of a cache step; the head sees no other token."""
+        return self.logits(self.hidden(tokens_T, cache=cache)[cache.last])
