@@ -17,5 +17,8 @@ html_show_sphinx = False
 html_copy_source = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # a docstring may hold a heading of any level
+suppress_warnings = [
+    "myst.header",  # a docstring may hold a heading of any level
+    "ref.python",  # two rooms may each have a class of one name; a link then leads to the first
+]
 python_maximum_signature_line_length = 88

@@ -1,8 +1,8 @@
 """Writes `docs/reference/generated/`: the command line, the recipe fields and the Python interface, from the source.
 
 Help pages come from the click commands, recipe fields from the config classes, the Python interface from the syntax
-tree (nothing heavy is imported, so the build is quick). Docstrings are Markdown with Google sections; each object becomes a
-directive of Sphinx's Python domain, so it can be searched and linked.
+tree (nothing heavy is imported, so the build is quick). Docstrings are Markdown with Google sections; each object
+becomes a directive of Sphinx's Python domain, so it can be searched and linked.
 """
 
 import ast
@@ -94,8 +94,8 @@ def recipes_page() -> str:
     parts = [
         "# Recipe fields",
         "",
-        "Fields of every stage's recipe with type, default and meaning. `puna show RECIPE` prints the same for one recipe, "
-        "with the values that it sets.",
+        "Fields of every stage's recipe with type, default and meaning. `puna show RECIPE` prints the same for one "
+        "recipe, with the values that it sets.",
         "",
     ]
     for verb, schema in [("run", PipelineRecipe), *((verb, find_stage(verb).recipe) for verb in STAGES)]:
@@ -190,7 +190,9 @@ def _body(docstring: str) -> list[str]:
             lines.append(line)
         elif section in {"Args", "Attributes", "Raises"}:
             entry = re.match(r" {4}(\*{0,2}[\w.]+)( \([^)]*\))?: ?(.*)", line)
-            lines.append(f"- `{entry.group(1)}`: {entry.group(3)}" if entry else f"  {line.strip()}" if line.strip() else "")
+            lines.append(
+                f"- `{entry.group(1)}`: {entry.group(3)}" if entry else f"  {line.strip()}" if line.strip() else ""
+            )
         else:
             lines.append(line[4:] if section else line)
     return lines
