@@ -1,0 +1,1 @@
+"""Post-training: dialogs and preferences in, losses and batches for the one training loop out."""

@@ -1,0 +1,271 @@
+"""Rejection sampling: draw K answers to each task, let a verifier judge them, keep what teaches something.
+
+The generator is a Protocol and the verifier a function, so this file knows neither model nor task. Tasks go to the
+generator in calls of a few prompts, each prompt K times. A call's seed is a hash of the recipe's seed and the ids of
+its tasks, and inside a call every answer has its own stream: the same tasks and settings draw the same answers.
+
+`samples.jsonl` grows by one call at a time, and begins with a line that names the settings. A killed run keeps the
+whole calls and draws the rest, which gives the set that an undisturbed run gives. When all tasks are done the rows are
+chosen (`post/selection.py`) and written: `sft.jsonl`, `preferences.jsonl`, `statistics.json`.
+
+Rows are text, as all offline data is. They are not for on-policy gradients, which need the sampled tokens themselves.
+
+Source: The Llama 3 Herd of Models (2407.21783), sections 4.1.4 and 4.2.2 (K between 10 and 30).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from puna.core import config as configs
+from puna.core import console
+from puna.core.config import Config
+from puna.core.dialog import Dialog
+from puna.core.errors import ConfigError, Stopped, UsageError
+from puna.core.files import atomic_open, write_json
+from puna.core.generator import Completion, Generator, Sampling
+from puna.core.interrupt import StopRequest
+from puna.post.selection import Answer, Samples, Statistics, imitation_rows, preference_pairs, summarize
+
+
+class RejectionConfig(Config):
+    """How answers are drawn, and what becomes of them."""
+
+    samples_per_task: int = Field(default=16, ge=1)
+    """Answers to each task; Llama 3 draws 10 to 30."""
+    temperature: float = Field(default=0.8, ge=0.0)
+    """Temperature of the draws."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus of the draws."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest answer in tokens."""
+    seed: int = 0
+    """Seed of the draws."""
+    tasks_per_call: int = Field(default=16, ge=1)
+    """Tasks handed to the generator at a time; a killed run draws at most these again."""
+    answers_per_task: int = Field(default=1, ge=0)
+    """Distinct right answers of a task that become fine-tuning rows."""
+    pairs_per_task: int = Field(default=1, ge=0)
+    """Pairs of a right and a wrong answer of a task."""
+    use_reference: bool = True
+    """When no answer to a task is right, its reference answer takes the chosen side of a pair."""
+
+
+class Verdict(Protocol):
+    """A judgement with its reason."""
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is right."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why not, in few words that can be counted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something to answer.
+
+    Attributes:
+        id: unique name.
+        prompt: ends with a user or a tool.
+        reference: a right answer, when one is known.
+        payload: whatever the verifier needs.
+    """
+
+    id: str
+    prompt: Dialog
+    reference: str | None = None
+    payload: Any = None
+
+
+Verifier = Callable[[Task, str], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionResult:
+    """What was written.
+
+    Attributes:
+        statistics: pass@k and the rest.
+        n_imitations: rows of `sft.jsonl`.
+        n_pairs: rows of `preferences.jsonl`.
+        n_reference_pairs: those whose chosen side is a reference answer.
+    """
+
+    statistics: Statistics
+    n_imitations: int
+    n_pairs: int
+    n_reference_pairs: int
+
+
+def reject(
+    tasks: Sequence[Task],
+    generator: Generator,
+    verifier: Verifier,
+    config: RejectionConfig,
+    folder: Path | str,
+    *,
+    model_fingerprint: str = "",
+) -> RejectionResult:
+    """Samples, verifies and selects; goes on where a killed call stopped.
+
+    Args:
+        tasks: what to answer; ids are unique.
+        generator: draws the answers.
+        verifier: judges a finished answer.
+        config: how many, how, and what to keep.
+        folder: receives `samples.jsonl`, and at the end `sft.jsonl`, `preferences.jsonl` and `statistics.json`.
+        model_fingerprint: content hash of the generator's model, so that samples of two models are never mixed.
+
+    Returns:
+        Counts and statistics.
+
+    Raises:
+        ConfigError: Tasks or settings cannot be used.
+        UsageError: The folder holds samples of other tasks, settings or another model.
+        Stopped: Asked to stop; the same call goes on.
+    """
+    folder = Path(folder)
+    _check(tasks, config)
+    path = folder / "samples.jsonl"
+    done = _resume(path, tasks, config, {"generator": generator.name, "model": model_fingerprint})
+    if done:
+        console.say(f"going on after {len(done)} of {len(tasks)} tasks in {path}")
+    calls = [tasks[start : start + config.tasks_per_call] for start in range(0, len(tasks), config.tasks_per_call)]
+    with StopRequest() as stop, console.progress("sampling", total=len(tasks), unit="tasks") as progress:
+        progress.advance(len(done))
+        for call in calls[-(-len(done) // config.tasks_per_call) :]:
+            if stop.requested:
+                raise Stopped(f"stopped after {len(done)} of {len(tasks)} tasks; the same command goes on")
+            drawn = _draw(call, generator, verifier, config)
+            _append(path, drawn)
+            done += drawn
+            progress.advance(len(call))
+    return _write(done, config, folder)
+
+
+def _check(tasks: Sequence[Task], config: RejectionConfig) -> None:
+    problems = []
+    if not tasks:
+        problems.append("there are no tasks to sample")
+    if len({task.id for task in tasks}) < len(tasks):
+        twice = next(task.id for n, task in enumerate(tasks) if task.id in {other.id for other in tasks[:n]})
+        problems.append(f"task {twice!r} occurs twice; ids must be unique")
+    if config.temperature == 0.0 and config.samples_per_task > 1:
+        problems.append(
+            f"samples_per_task is {config.samples_per_task} and temperature is 0, which draws the same answer each "
+            "time; raise temperature, or set samples_per_task=1"
+        )
+    if problems:
+        raise ConfigError(problems, title="sampling cannot begin")
+
+
+def _draw(call: Sequence[Task], generator: Generator, verifier: Verifier, config: RejectionConfig) -> list[Samples]:
+    ids = json.dumps([config.seed, *(task.id for task in call)])
+    sampling = Sampling(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=int.from_bytes(hashlib.sha256(ids.encode()).digest()[:4], "big"),
+    )
+    k = config.samples_per_task
+    completions = generator.complete([task.prompt for task in call for _ in range(k)], sampling)
+    return [
+        Samples(
+            task.id,
+            task.prompt,
+            task.reference,
+            tuple(_judge(task, completion, verifier) for completion in completions[n * k : (n + 1) * k]),
+        )
+        for n, task in enumerate(call)
+    ]
+
+
+def _judge(task: Task, completion: Completion, verifier: Verifier) -> Answer:
+    text, finished = completion.text.strip(), completion.finish_reason == "stop"
+    if not finished:
+        return Answer(text, len(completion.tokens), finished, False, "did not end")
+    verdict = verifier(task, text)
+    return Answer(text, len(completion.tokens), finished, bool(verdict.correct), verdict.reason)
+
+
+def _settings(tasks: Sequence[Task], config: RejectionConfig, origin: dict[str, str]) -> dict[str, Any]:
+    """What the samples depend on. Which rows are chosen from them may change without sampling again."""
+    drawing = ("samples_per_task", "temperature", "top_p", "max_tokens", "seed", "tasks_per_call")
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(json.dumps([task.id, task.prompt.as_messages(), task.reference]).encode())
+    values = configs.as_dict(config)
+    return origin | {name: values[name] for name in drawing} | {"tasks": digest.hexdigest()}
+
+
+def _resume(path: Path, tasks: Sequence[Task], config: RejectionConfig, origin: dict[str, str]) -> list[Samples]:
+    """The samples of the whole calls in the file, which is cut back to them; a new file when there is none."""
+    settings = _settings(tasks, config, origin)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break  # cut short by a kill
+    done: list[Samples] = []
+    if records:
+        found = records[0].get("settings", {}) if isinstance(records[0], dict) else {}
+        differing = [key for key in settings if found.get(key) != settings[key]]
+        if differing:
+            raise UsageError(
+                f"{path} holds samples made with other settings ({', '.join(differing)}). Choose another folder, or "
+                "delete the file to sample anew."
+            )
+        whole = len(records) - 1
+        if whole < len(tasks):
+            whole -= whole % config.tasks_per_call
+        done = [_from_record(task, record) for task, record in zip(tasks, records[1 : 1 + whole], strict=False)]
+    with atomic_open(path) as file:
+        file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in [{"settings": settings}, *map(_record, done)])
+    return done
+
+
+def _record(samples: Samples) -> dict[str, Any]:
+    return {"task": samples.task, "answers": [asdict(answer) for answer in samples.answers]}
+
+
+def _from_record(task: Task, record: dict[str, Any]) -> Samples:
+    assert record["task"] == task.id, f"samples.jsonl has {record['task']!r} where {task.id!r} is expected"
+    return Samples(task.id, task.prompt, task.reference, tuple(Answer(**answer) for answer in record["answers"]))
+
+
+def _append(path: Path, drawn: Sequence[Samples]) -> None:
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(json.dumps(_record(samples), ensure_ascii=False) + "\n" for samples in drawn))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write(done: Sequence[Samples], config: RejectionConfig, folder: Path) -> RejectionResult:
+    rows = [row for samples in done for row in imitation_rows(samples, limit=config.answers_per_task)]
+    pairs = [
+        pair
+        for samples in done
+        for pair in preference_pairs(samples, limit=config.pairs_per_task, use_reference=config.use_reference)
+    ]
+    statistics = summarize(done)
+    with atomic_open(folder / "sft.jsonl") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with atomic_open(folder / "preferences.jsonl") as file:
+        file.writelines(json.dumps(pair.as_row(), ensure_ascii=False) + "\n" for pair in pairs)
+    n_reference = sum(pair.source == "reference" for pair in pairs)
+    result = RejectionResult(statistics, len(rows), len(pairs), n_reference)
+    write_json(folder / "statistics.json", asdict(result))
+    return result
