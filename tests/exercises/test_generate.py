@@ -2,11 +2,12 @@ import subprocess
 import sys
 from collections import Counter
 from functools import cache
+from random import Random
 
 import pytest
 
 from puna.core.errors import UsageError
-from puna.exercises.exercise import KNOWN, Exercise
+from puna.exercises.exercise import KNOWN, Exercise, split_of
 from puna.exercises.generate import KINDS, dialogs, generate, texts
 from puna.exercises.languages import phrase_books
 from puna.exercises.verify import verify
@@ -34,11 +35,9 @@ def test_no_question_of_the_test_split_is_asked_in_training():
 
 
 def test_worked_steps_never_state_a_held_out_sum():
-    from puna.exercises.exercise import split_of
-
     for exercise in stream("train"):
-        steps = exercise.working.split(", ") if exercise.kind in {"addition", "subtraction", "multiplication"} else []
-        for step in steps:
+        worked = exercise.working and exercise.kind in {"addition", "subtraction", "multiplication"}
+        for step in exercise.working.split(", ") if worked else []:
             a, sign, b = step.split(" = ")[0].split()
             low, high = sorted((int(a), int(b)))
             key = {
@@ -97,21 +96,17 @@ def test_names_and_levels_are_consistent():
         assert exercise.language in phrase_books()
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS.values() if k.problems <= 1_000], ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", [k for k in KINDS.values() if k.problems <= 1_010], ids=lambda k: k.name)
 def test_small_kinds_have_the_number_of_problems_that_the_table_states(kind):
-    from random import Random
-
     rng = Random(3)
     keys = {kind.draw(rng, rng.choice((1, 2, 3))).key for _ in range(40 * kind.problems)}
     assert 0.97 * kind.problems <= len(keys) <= kind.problems
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS.values() if k.problems > 1_000], ids=lambda k: k.name)
+@pytest.mark.parametrize("kind", [k for k in KINDS.values() if k.problems > 1_010], ids=lambda k: k.name)
 def test_large_kinds_have_at_least_a_thousand_problems(kind):
-    from random import Random
-
     rng = Random(3)
-    assert len({kind.draw(rng, rng.choice((1, 2, 3))).key for _ in range(6_000)}) > 1_000
+    assert len({kind.draw(rng, rng.choice((1, 2, 3))).key for _ in range(6_000)}) > 1_010
 
 
 def test_the_stream_is_the_same_in_another_process():
