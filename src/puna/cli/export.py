@@ -41,9 +41,9 @@ def _refuse_used_folder(out: str) -> None:
 )
 @click.argument("path", type=click.Path())
 @click.argument("out", type=click.Path())
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the weights; else unchanged.")
 @click.option("--max-shard-gib", default=5.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
-def hf_command(path: str, out: str, dtype: str, max_shard_gib: float) -> None:
+def hf_command(path: str, out: str, dtype: str | None, max_shard_gib: float) -> None:
     """Write a Hugging Face folder.
 
     Safetensors, sharded with an index when large, beside config and tokenizer: what transformers, vLLM and llama.cpp's
@@ -55,9 +55,9 @@ def hf_command(path: str, out: str, dtype: str, max_shard_gib: float) -> None:
     from puna.checkpoint.format import load_model, load_tokenizer, save_model
     from puna.core import console
 
-    model, config = load_model(path, dtype=getattr(torch, dtype))
+    model, config = load_model(path, dtype=getattr(torch, dtype) if dtype else None)
     save_model(out, model, config, tokenizer=load_tokenizer(path), max_shard_bytes=int(max_shard_gib * 2**30))
-    console.say(f"{out} is written: {dtype}, {config.parameters():,} parameters")
+    console.say(f"{out} is written: {config.parameters():,} parameters")
 
 
 @command.command(
@@ -65,8 +65,8 @@ def hf_command(path: str, out: str, dtype: str, max_shard_gib: float) -> None:
 )
 @click.argument("path", type=click.Path())
 @click.argument("out", type=click.Path())
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
-def meta_command(path: str, out: str, dtype: str) -> None:
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the weights; else unchanged.")
+def meta_command(path: str, out: str, dtype: str | None) -> None:
     """Write Meta's layout.
 
     params.json, consolidated.00.pth and tokenizer.model, as Meta ships Llama.
@@ -78,6 +78,6 @@ def meta_command(path: str, out: str, dtype: str) -> None:
     from puna.checkpoint.meta import save_meta
     from puna.core import console
 
-    model, config = load_model(path, dtype=getattr(torch, dtype))
+    model, config = load_model(path, dtype=getattr(torch, dtype) if dtype else None)
     save_meta(out, model, config, tokenizer=load_tokenizer(path))
-    console.say(f"{out} is written: {dtype}, {config.parameters():,} parameters")
+    console.say(f"{out} is written: {config.parameters():,} parameters")

@@ -48,10 +48,10 @@ def command(
     if api_key_file:
         chosen = ServeConfig.model_validate({**chosen.model_dump(), "api_key": _key(api_key_file)})
     listener = listen(chosen)  # before torch and the model are loaded: a port in use is told at once
+    with listener.socket:
+        from puna.infer.engine import Engine
 
-    from puna.infer.engine import Engine
-
-    serve(Engine.load(path), listener=listener, config=chosen)
+        serve(Engine.load(path), listener=listener, config=chosen)
 
 
 def _key(path: str) -> str:

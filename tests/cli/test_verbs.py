@@ -1,0 +1,120 @@
+"""The verbs that are no stage, on a tiny model with random weights."""
+
+import io
+import socket
+
+import pytest
+import torch
+
+from puna.checkpoint.format import load_model, load_tokenizer, save_model
+from puna.cli import main
+from puna.model.config import ModelConfig
+from puna.model.init import init_weights
+from puna.model.transformer import Transformer
+from puna.tokenizer.train import train_bpe
+
+TEXT = "the quick brown fox jumps over the lazy dog. Grüße aus Köln! 1234567890\n" * 20
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    tokenizer = train_bpe([TEXT], vocab_size=560)
+    config = ModelConfig(
+        dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64, vocab_size=tokenizer.vocab_size, max_seq_len=128
+    )
+    model = Transformer(config)
+    init_weights(model, seed=0)
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    save_model(path, model, config, tokenizer=tokenizer)
+    return path
+
+
+def test_a_model_goes_out_to_metas_layout_and_comes_back_the_same(model_path, tmp_path, capfd):
+    meta, back = tmp_path / "meta", tmp_path / "back"
+    assert main.run(["export", "meta", str(model_path), str(meta)]) == 0
+    assert main.run(["export", "hf", str(meta), str(back)]) == 0
+    ours, theirs = load_model(model_path)[0].state_dict(), load_model(back)[0].state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=0)
+    assert load_tokenizer(back).encode(TEXT) == load_tokenizer(model_path).encode(TEXT)
+
+
+def test_export_halves_the_weights_when_asked_and_shards_them(model_path, tmp_path):
+    out = tmp_path / "half"
+    assert main.run(["export", "hf", str(model_path), str(out), "--dtype", "bfloat16", "--max-shard-gib", "1e-5"]) == 0
+    assert (out / "model.safetensors.index.json").is_file()
+    assert {t.dtype for t in load_model(out)[0].state_dict().values() if t.is_floating_point()} == {torch.bfloat16}
+
+
+def test_export_never_writes_over_something(model_path, tmp_path, capfd):
+    (tmp_path / "thesis.tex").write_text("years")
+    assert main.run(["export", "hf", str(model_path), str(tmp_path)]) == 2
+    assert "Nothing was written" in capfd.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("words", [["chat"], ["serve"], ["export", "hf"]])
+def test_a_path_without_a_model_is_missing(words, tmp_path, capfd):
+    tail = [str(tmp_path / "out")] if words[0] == "export" else []
+    ports = ["port=0"] if words[0] == "serve" else []
+    assert main.run([*words, str(tmp_path / "nowhere"), *tail, *ports]) == 3
+    told = capfd.readouterr().err
+    assert "nowhere" in told
+    assert "Traceback" not in told
+
+
+def test_a_port_in_use_is_told_before_the_model_is_loaded(tmp_path, capfd):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main.run(["serve", str(tmp_path / "nowhere"), "--port", str(taken.getsockname()[1])]) == 2
+    assert "port is in use" in capfd.readouterr().err
+
+
+def test_a_chat_answers_and_ends_with_the_input(model_path, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n/reset\n"))
+    assert main.run(["chat", str(model_path), "--max-tokens", "3", "--temperature", "0"]) == 0
+    assert "The conversation is empty again" in capfd.readouterr().out
+
+
+def test_tokens_of_a_text_are_shown_and_add_up(model_path, capfd):
+    assert main.run(["tokenize", "text", str(model_path), "the fox<|eot_id|>", "--ids"]) == 0
+    ids = [int(word) for word in capfd.readouterr().out.split()]
+    tokenizer = load_tokenizer(model_path)
+    assert tokenizer.decode(ids) == "the fox<|eot_id|>"
+    assert tokenizer.specials.eot not in ids
+    assert main.run(["tokenize", "text", str(model_path), "the fox"]) == 0
+    assert "7 characters, 7 bytes" in capfd.readouterr().out
+
+
+def test_a_text_that_is_not_utf8_is_told_with_the_byte(model_path, tmp_path, capfd):
+    (tmp_path / "latin.txt").write_bytes(b"Gr\xfc\xdfe")
+    assert main.run(["tokenize", "text", str(model_path), "--file", str(tmp_path / "latin.txt")]) == 1
+    assert "not UTF-8: byte 2 is 0xfc" in capfd.readouterr().err
+
+
+def test_tokenizers_are_compared_by_language_and_domain(model_path, tmp_path, capfd):
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    words = ["tokenize", "report", str(model_path), str(model_path), "--text", f"en:prose={tmp_path / 'text.txt'}"]
+    assert main.run(words) == 0
+    rows = [line.split() for line in capfd.readouterr().out.splitlines()]
+    measured = [row for row in rows if "prose" in row]
+    assert len(measured) == 2
+    assert measured[0][-1] == "1.000"
+
+
+def test_a_comparison_without_text_is_a_wrong_command(model_path, capfd):
+    assert main.run(["tokenize", "report", str(model_path)]) == 2
+    assert "give --corpus or --text" in capfd.readouterr().err
+
+
+def test_the_doctor_names_the_pip_line_of_what_is_missing(monkeypatch, capfd):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else found(name))
+    assert main.run(["doctor", "--quick"]) == 0
+    told = capfd.readouterr().out
+    assert "missing: fastapi" in told
+    assert "pip install 'puna[serve]'" in told
