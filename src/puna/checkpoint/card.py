@@ -1,0 +1,76 @@
+"""The model card, `README.md` of a checkpoint: what it is, what it was made from, how to open it.
+
+It states facts only, no times, paths or machines, so equal work gives an equal card.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from puna.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a run knows about its model beside its shape.
+
+    Attributes:
+        name: Name of the model.
+        made_by: What made it: `pretraining`, `supervised fine-tuning`, ...
+        facts: Rows of the table: `{"steps": "2,000", "tokens": "65.5 M"}`.
+        made_from: Fingerprints of what it was made from: `{"shards": "9f3c...", "tokenizer": "..."}`.
+        license: SPDX name, or `other` when the data does not allow to say.
+    """
+
+    name: str = "model"
+    made_by: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    made_from: Mapping[str, str] = field(default_factory=dict)
+    license: str = "other"
+
+
+def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
+    """The card as Markdown with the front matter that the Hugging Face hub reads."""
+    heads = f"{config.n_heads} query heads, {config.n_kv_heads} key and value heads of width {config.head_dim}"
+    scaling = "" if config.rope_scaling is None else f", stretched {config.rope_scaling.factor:g} times"
+    rows = {
+        "parameters": f"{config.parameters():,} ({dtype})",
+        "layers": f"{config.n_layers} of width {config.dim}, feed-forward {config.ffn_dim}",
+        "attention": heads,
+        "vocabulary": f"{config.vocab_size:,} tokens{', tied embeddings' if config.tie_embeddings else ''}",
+        "context": f"{config.max_seq_len:,} tokens, rotary base {config.rope_theta:,.0f}{scaling}",
+        **({"made by": card.made_by} if card.made_by else {}),
+        **card.facts,
+    }
+    lines = [
+        "---",
+        f"license: {card.license}",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [llama, puna]",
+        "---",
+        "",
+        f"# {card.name}",
+        "",
+        "A model of the Llama 3 architecture, made with Puna.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in rows.items()),
+    ]
+    if card.made_from:
+        lines += ["", "## Made from", "", "| input | fingerprint |", "|---|---|"]
+        lines += [f"| {name} | `{fingerprint}` |" for name, fingerprint in card.made_from.items()]
+    lines += [
+        "",
+        "## How to open it",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
+        "```",
+        "",
+        "or `puna chat path/to/this/folder`. `checksums.json` lists the SHA-256 of every file.",
+    ]
+    return "\n".join(lines) + "\n"

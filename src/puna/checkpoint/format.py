@@ -1,0 +1,297 @@
+"""The checkpoint: a folder that every other tool opens, and how a path leads to one.
+
+    config.json               the shape, as transformers reads and writes it
+    model.safetensors         or shards beside model.safetensors.index.json
+    tokenizer.json, tokenizer_config.json, tokenizer.model
+    generation_config.json    which tokens end an answer
+    README.md                 the model card
+    checksums.json            the seal
+
+A path may be such a folder, whoever made it; a run folder, which stands for its finished `model/` or else its newest
+whole checkpoint; or Meta's layout (`meta.py`). Weights are copied tensor by tensor out of mapped files into place.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from puna.checkpoint import card as cards
+from puna.checkpoint import huggingface, meta
+from puna.checkpoint.card import Card
+from puna.checkpoint.store import CheckpointStore, write_whole
+from puna.checkpoint.tensors import TensorReader, dtype_name, write_sharded
+from puna.core.errors import CorruptError, MissingError, PunaError
+from puna.core.files import is_sealed, need_free_space, read_json, write_json
+from puna.lineage import artifact
+from puna.model.config import ModelConfig
+from puna.model.transformer import Transformer
+from puna.tokenizer.bpe import Tokenizer
+
+MAX_SHARD_BYTES = 5 << 30
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a path led.
+
+    Attributes:
+        folder: The model's folder.
+        layout: What it holds.
+    """
+
+    folder: Path
+    layout: Literal["huggingface", "meta"]
+
+
+def resolve(path: Path | str) -> Found:
+    """Find the model that a path stands for.
+
+    Args:
+        path: A Hugging Face folder, a run folder, a `checkpoints/` folder or Meta's layout.
+
+    Raises:
+        MissingError: No model is there.
+        CorruptError: There are checkpoints only, and all are damaged.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise MissingError(f"{path} is a file; name the folder that holds the model: {path.parent}")
+    if not path.is_dir():
+        raise MissingError(f"there is no model at {path}: no such folder")
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return Found(folder, "huggingface")
+        if (folder / "params.json").is_file():
+            return Found(folder, "meta")
+    for folder in (path, path / "checkpoints"):
+        latest = CheckpointStore(folder).latest()
+        if latest is not None:
+            return Found(latest, "huggingface")
+    raise MissingError(
+        f"there is no model at {path}: it has no config.json (Hugging Face), no params.json (Meta), no model/ and no "
+        "checkpoints/. If a run is to make it, run that first."
+    )
+
+
+def load_config(path: Path | str) -> ModelConfig:
+    """The shape of the model at a path, without its weights."""
+    found = resolve(path)
+    if found.layout == "meta":
+        return meta.load_config(found.folder)
+    return _read_config(found.folder)
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    where = folder / "config.json"
+    values = read_json(where)
+    if not isinstance(values, dict):
+        raise CorruptError(f"{where} holds no table of settings")
+    return huggingface.from_json(values, where=str(where))
+
+
+def load_model(
+    path: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[Transformer, ModelConfig]:
+    """Load a model.
+
+    Args:
+        path: See `resolve`.
+        dtype: Of the weights; None keeps that of the files.
+        device: Where they go.
+
+    Returns:
+        The model and its shape.
+
+    Raises:
+        MissingError: There is no model, or a file of it is missing.
+        CorruptError: A file is not what its checksum or its format says.
+        PunaError: It is not a Llama model, or its tensors do not fit its config.
+    """
+    found = resolve(path)
+    if is_sealed(found.folder):
+        artifact.check(found.folder)
+    if found.layout == "meta":
+        config, state = meta.load_state(found.folder, dtype=dtype, device=device)
+    else:
+        config = _read_config(found.folder)
+        with TensorReader.of_folder(found.folder) as reader:
+            state = dict(_read_state(reader, config, found.folder, dtype=dtype, device=device))
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.load_state_dict(state, assign=True)
+    return model, config
+
+
+@torch.no_grad()
+def load_weights(model: Transformer, folder: Path) -> None:
+    """Copy the weights of a Hugging Face folder into a model that exists, for resuming.
+
+    The model's own memory is used, so its alignment, and with it every bit of the run, stays what it was.
+
+    Raises:
+        PunaError: The folder's model has another shape.
+    """
+    check_fits(_read_config(folder), model.config, where=folder)
+    own = model.state_dict()
+    with TensorReader.of_folder(folder) as reader:
+        for name, tensor in _read_state(reader, model.config, folder, dtype=None, device="cpu"):
+            own[name].copy_(tensor)
+
+
+def _read_state(
+    reader: TensorReader, config: ModelConfig, folder: Path, *, dtype: torch.dtype | None, device: torch.device | str
+) -> Iterator[tuple[str, Tensor]]:
+    check_shapes({name: reader.shape(name) for name in reader}, config, where=folder)
+    for ours, parts in huggingface.tensor_map(config):
+        tensors = [reader.read(part.name) for part in parts]
+        if any(not t.is_floating_point() for t in tensors):
+            raise PunaError(
+                f"{reader.path(parts[0].name)}: {parts[0].name} has dtype {tensors[0].dtype}: not a float type"
+            )
+        whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        # copy=True: nothing may go on living in the mapped file
+        yield ours, whole.to(device=device, dtype=dtype or tensors[0].dtype, copy=len(tensors) == 1)
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, *, where: Path) -> None:
+    """Compare the tensors of a folder with its config.
+
+    Raises:
+        PunaError: Some are missing, have another shape, or belong to no Llama model; all are named, up to a few.
+    """
+    expected = {part.name: part.shape for _, parts in huggingface.tensor_map(config) for part in parts}
+    problems = [f"{name} is missing" for name in expected if name not in shapes]
+    problems += [
+        f"{name} has shape {list(shapes[name])}, config.json says {list(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    problems += [
+        f"{name} belongs to no Llama model"
+        for name in shapes
+        if name not in expected and not huggingface.is_ignored(name, config)
+    ]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise PunaError(f"the weights in {where} do not fit its config.json: {'; '.join(problems[:5])}{more}.")
+
+
+_NOUNS = {
+    "dim": "width",
+    "n_layers": "layers",
+    "n_heads": "query heads",
+    "n_kv_heads": "key and value heads",
+    "ffn_dim": "feed-forward width",
+    "vocab_size": "tokens of vocabulary",
+}
+
+
+def check_fits(found: ModelConfig, asked: ModelConfig, *, where: Path | str) -> None:
+    """Refuse a checkpoint whose shape is not what a recipe asks for.
+
+    Raises:
+        PunaError: What differs, and what to set.
+    """
+    for name in ModelConfig.model_fields:
+        has, wants = getattr(found, name), getattr(asked, name)
+        if has != wants:
+            noun = _NOUNS.get(name)
+            what = f"{has} {noun}" if noun else f"{name} {has}"
+            raise PunaError(
+                f"checkpoint {where} has {what}, the recipe asks for {wants}. Set model.{name}={has}, or "
+                "begin again with --fresh."
+            )
+
+
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """The tokenizer beside the model at a path.
+
+    Raises:
+        MissingError: There is none.
+    """
+    folder = resolve(path).folder
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise MissingError(f"{folder} has no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.")
+    return Tokenizer.load(folder if (folder / "tokenizer.json").is_file() else folder / "tokenizer.model")
+
+
+def save_model(
+    folder: Path | str,
+    model: Transformer,
+    config: ModelConfig,
+    *,
+    tokenizer: Tokenizer | None = None,
+    card: Card | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> str:
+    """Write a sealed checkpoint folder, whole or not at all.
+
+    Args:
+        folder: Where; what was there is replaced.
+        model: The model.
+        config: Its shape.
+        tokenizer: Its tokenizer.
+        card: What the model card says beside the shape.
+        dtype: Of the weights in the file; None keeps the model's.
+        max_shard_bytes: Limit of one weights file.
+
+    Returns:
+        The folder's fingerprint.
+
+    Raises:
+        PunaError: The disk is too small, or the tokenizer has more tokens than the model.
+    """
+    dtype = dtype or model.embedding.weight.dtype
+    folder = Path(folder)
+    need_free_space(folder, config.parameters() * dtype.itemsize + (64 << 20))
+    return write_whole(
+        folder,
+        lambda temporary: write_content(
+            temporary, model, config, tokenizer=tokenizer, card=card, dtype=dtype, max_shard_bytes=max_shard_bytes
+        ),
+        kind="checkpoint",
+    )
+
+
+def write_content(
+    folder: Path,
+    model: Transformer,
+    config: ModelConfig,
+    *,
+    tokenizer: Tokenizer | None,
+    card: Card | None,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write all files of a checkpoint but the seal into a folder that exists. Arguments as in `save_model`."""
+    dtype = dtype or model.embedding.weight.dtype
+    ends: tuple[int, ...] = ()
+    ids: dict[str, int] = {}
+    if tokenizer is not None:
+        if tokenizer.vocab_size > config.vocab_size:
+            raise PunaError(
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}. Use the "
+                f"tokenizer that the model was trained with, or set model.vocab_size={tokenizer.vocab_size}."
+            )
+        special = tokenizer.specials
+        ends, ids = (special.end_of_text, special.eot), {"bos": special.bos, "pad": special.pad}
+        tokenizer.save(folder)
+        write_json(
+            folder / "generation_config.json",
+            {"bos_token_id": special.bos, "eos_token_id": list(ends), "pad_token_id": special.pad},
+        )
+    write_json(folder / "config.json", huggingface.to_json(config, dtype=dtype_name(dtype), eos=ends, **ids))
+    write_sharded(folder, _parts(model.state_dict(), config, dtype), max_shard_bytes=max_shard_bytes)
+    (folder / "README.md").write_text(cards.render(card or Card(), config, dtype=dtype_name(dtype)), encoding="utf-8")
+
+
+def _parts(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    for ours, parts in huggingface.tensor_map(config):
+        pieces = state[ours].detach().split([part.rows for part in parts])
+        for part, piece in zip(parts, pieces, strict=True):
+            yield part.name, piece.to(device="cpu", dtype=dtype)

@@ -1,0 +1,223 @@
+"""The training loop: the only one. Pretraining, SFT and DPO hand it a loss and batches; nobody copies or subclasses it.
+
+One step: take `accumulation` batches; add up the gradients of their summed losses; divide once by the global count of
+terms; clip by the global norm; let AdamW make the step at the schedule's rate. Around it: a line a log window,
+evaluation, checkpoints, a polite stop (exit code 75), and a stop when a loss or a gradient is not finite, before it
+does harm.
+
+A run that is killed at any moment and started again with the same command ends with the same weights, bit by bit.
+It does not choose what to train on, and it knows no data, dialogs or preferences.
+
+Source: The Llama 3 Herd of Models (2407.21783), section 3.4.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from puna.checkpoint.card import Card
+from puna.checkpoint.train_state import TrainState
+from puna.core import console
+from puna.core.errors import PunaError, Stopped
+from puna.core.interrupt import StopRequest
+from puna.core.run_folder import RunFolder
+from puna.model.transformer import Transformer
+from puna.tokenizer.bpe import Tokenizer
+from puna.train.clock import Clock
+from puna.train.config import TrainConfig
+from puna.train.loss import Loss, LossOutput
+from puna.train.machine import Machine, choose_machine, memory_bytes
+from puna.train.matmul_rate import matmul_rate
+from puna.train.metrics import Eta, Window, step_line
+from puna.train.optim import build_optimizer, scale_and_clip, set_rate
+from puna.train.saver import Batches, Saver
+from puna.train.schedule import rate_factor
+from puna.train.weights import Weights
+
+Evaluate = Callable[[Transformer], Mapping[str, float]]
+"""`evaluate(model) -> figures`, called without gradients; a figure named `loss` is watched for its best."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run says.
+
+    Attributes:
+        steps: Optimizer steps made.
+        tokens: Tokens seen, over all sessions.
+        evaluation: Figures of the last evaluation.
+        best: `loss` and `step` of the lowest evaluation loss.
+        fingerprint: Of the sealed `model/`.
+    """
+
+    steps: int
+    tokens: int
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
+
+
+def train(
+    model: Transformer,
+    *,
+    loss: Loss,
+    batches: Batches,
+    config: TrainConfig,
+    run: RunFolder,
+    tokenizer: Tokenizer | None = None,
+    evaluate: Evaluate | None = None,
+    card: Card | None = None,
+) -> TrainResult:
+    """Train a model to the end of its recipe, from the newest checkpoint of the run if there is one.
+
+    Args:
+        model: With its first weights; changed in place, and moved to the chosen device.
+        loss: `loss(model, batch) -> LossOutput`.
+        batches: What to train on.
+        config: The settings.
+        run: Gets `metrics.jsonl`, `checkpoints/` and, at the end, `model/`.
+        tokenizer: Goes into every checkpoint.
+        evaluate: Figures of the model, at intervals and at the end.
+        card: What the model card says.
+
+    Returns:
+        The end of the run.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM; the state is saved and the same command goes on.
+        PunaError: A loss or gradient is not finite; a checkpoint does not fit or cannot be written.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    machine = choose_machine(config.device, config.precision)
+    console.say(machine.description)
+    weights = Weights(model, machine)
+    optimizer = build_optimizer(weights.named.items(), config.optim)
+    saver = Saver(
+        run,
+        config,
+        weights=weights,
+        optimizer=optimizer,
+        batches=batches,
+        tokenizer=tokenizer,
+        card=card or Card(),
+    )
+    state = saver.resume()
+    clock = Clock(run.checkpoints, step=state.step)
+    log = _Log(run, config, machine, clock, state)
+    model.train()
+    with StopRequest() as stop:
+        while state.step < config.steps:
+            start, before = time.perf_counter(), saver.place()
+            outputs = [_backward(loss, model, batches) for _ in range(config.accumulation)]
+            count, loss_sum = sum(o.count for o in outputs), sum(float(o.sum) for o in outputs)
+            if not count:
+                raise PunaError(f"step {state.step + 1}: none of its batches has a target. Look at the data.")
+            norm = scale_and_clip(weights.gradients(), count=count, clip_norm=config.optim.clip_norm)
+            if not (math.isfinite(loss_sum) and math.isfinite(norm)):
+                raise _not_finite(saver.save(state, clock, at=before), state.step + 1, loss_sum / count, norm)
+            rate = config.optim.lr * rate_factor(state.step, steps=config.steps, config=config.schedule)
+            set_rate(optimizer, rate)
+            optimizer.step()
+            weights.publish()
+            optimizer.zero_grad(set_to_none=True)
+
+            state = replace(state, step=state.step + 1, tokens=state.tokens + sum(o.tokens for o in outputs))
+            seconds = time.perf_counter() - start
+            clock.add(seconds)
+            log.window.add(outputs, loss_sum=loss_sum, count=count, seconds=seconds)
+            last = state.step == config.steps
+            if last or state.step % config.log_every_steps == 0:
+                log.write(state, rate=rate, norm=norm)
+            state = replace(state, window=dict(log.window.sums))
+            due = config.evaluate_every_steps and state.step % config.evaluate_every_steps == 0
+            if evaluate and due and not last:
+                state = replace(state, best=log.evaluation(state, _figures(evaluate, model)))
+            if last or stop.requested or saver.is_due(state.step):
+                folder = saver.save(state, clock, at=saver.place())
+                if stop.requested and not last:
+                    raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
+    figures = _figures(evaluate, model) if evaluate else {}
+    best = log.evaluation(state, figures) if evaluate else state.best
+    facts = {"steps": f"{state.step:,}", "tokens": f"{state.tokens:,}"}
+    facts |= {f"held-out {name}": f"{value:.4f}" for name, value in figures.items()}
+    fingerprint = saver.finish(facts)
+    clock.write()
+    console.say(f"{run.model} is written: {state.step} steps, {console.short_number(state.tokens)} tokens")
+    return TrainResult(state.step, state.tokens, figures, best, fingerprint)
+
+
+def _backward(loss: Loss, model: Transformer, batches: Batches) -> LossOutput:
+    """One micro-batch: its gradients are added to those that are there."""
+    output = loss(model, batches.next_batch())
+    output.sum.backward()
+    metrics = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in output.metrics.items()}
+    return replace(output, sum=output.sum.detach(), metrics=metrics)
+
+
+def _figures(evaluate: Evaluate, model: Transformer) -> dict[str, float]:
+    model.eval()
+    with torch.no_grad():  # not inference_mode: what it makes could not be reused by the next training step
+        figures = dict(evaluate(model))
+    model.train()
+    return figures
+
+
+def _not_finite(folder: object, step: int, mean_loss: float, norm: float) -> PunaError:
+    return PunaError(
+        f"step {step}: the loss is {mean_loss:.4g} and the gradient norm {norm:.4g}; both must be finite. The step was "
+        f"not made; {folder} holds the state before it. Lower train.optim.lr or look at the data, then go on with "
+        "--accept-drift."
+    )
+
+
+class _Log:
+    """Writes lines and records of one session."""
+
+    def __init__(self, run: RunFolder, config: TrainConfig, machine: Machine, clock: Clock, state: TrainState) -> None:
+        self._run, self._config, self._machine, self._clock = run, config, machine, clock
+        self.window = Window(state.window)
+        self._eta = Eta(step=state.step, steps=config.steps)
+        self._ceiling: float | None = None
+
+    def write(self, state: TrainState, *, rate: float, norm: float) -> None:
+        """Close the window: one line, one record."""
+        rates = self.window.rates()
+        if rates["flops_per_second"] and self._ceiling is None:
+            self._ceiling = matmul_rate(self._machine.device, self._machine.dtype)
+            console.say(f"mfu: model FLOPs (causal) against {self._ceiling / 1e9:.4g} GFLOP/s of matrix products here")
+        used, total = memory_bytes(self._machine.device)
+        record = {
+            "kind": "train",
+            "step": state.step,
+            "steps": self._config.steps,
+            "tokens": state.tokens,
+            **self.window.means(),
+            "lr": rate,
+            "grad_norm": norm,
+            **rates,
+            "mfu": rates["flops_per_second"] / self._ceiling if self._ceiling else None,
+            "matmul_flops_per_second": self._ceiling,
+            "memory_bytes": used,
+            "memory_total_bytes": total,
+            "goodput": self._clock.goodput,
+            "seconds": self._clock.seconds,
+            "eta_seconds": self._eta.seconds(state.step),
+        }
+        console.say(step_line(record))
+        self._run.metrics(record)
+        self._clock.write()
+        self.window.reset()
+
+    def evaluation(self, state: TrainState, figures: Mapping[str, float]) -> dict[str, float]:
+        """Write an evaluation down and return the best loss so far."""
+        text = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        console.say(f"step {state.step:05d}/{self._config.steps:05d} | held out: {text}")
+        self._run.metrics({"kind": "evaluation", "step": state.step, "tokens": state.tokens, **figures})
+        value = figures.get("loss")
+        if value is None or value >= state.best.get("loss", math.inf):
+            return state.best
+        return {"loss": value, "step": state.step}

@@ -1,0 +1,80 @@
+"""What a loss gives to the loop, and the loss of pretraining and SFT: next-token cross-entropy over packed documents.
+
+A loss returns a *sum* and how many terms it has. The loop adds the sums of all micro-batches and divides their gradient
+by the global count, once: so how a batch is cut never changes the result. (A mean of means weighs a token by the batch
+it happens to be in.)
+
+Source: the objective of The Llama 3 Herd of Models (2407.21783), sections 3 and 4.1.3.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from puna.core.batch import PackedBatch
+from puna.model.config import ModelConfig
+from puna.model.layout import DocumentLayout
+from puna.model.linear_cross_entropy import linear_cross_entropy
+from puna.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """One micro-batch's part of a step.
+
+    Attributes:
+        sum: The loss summed over its terms; the loop calls backward on it.
+        count: Number of terms: target tokens, or pairs.
+        tokens: Tokens that went through the model, for the throughput.
+        flops: Model FLOPs of forward and backward, causal convention; 0 when not known.
+        metrics: More sums over the same terms, reported as sum / count.
+    """
+
+    sum: Float[Tensor, ""]
+    count: int
+    tokens: int
+    flops: float = 0.0
+    metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+
+Loss = Callable[[Transformer, Any], LossOutput]
+"""`loss(model, batch) -> LossOutput`. It must not change the model or draw from a generator of its own making."""
+
+
+def next_token_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
+    """Cross-entropy of every target of a packed batch; no logits of the whole batch are held."""
+    device = model.device
+    layout = DocumentLayout(batch.lengths, device=device)
+    hidden_TD = model.hidden(_to(batch.tokens.reshape(-1), device), layout)
+    targets_T = _to(batch.targets.reshape(-1), device)
+    return LossOutput(
+        sum=linear_cross_entropy(hidden_TD, model.head_weight, targets_T),
+        count=batch.n_targets,
+        tokens=batch.tokens.size,
+        flops=packed_flops(model.config, batch.lengths, n_targets=batch.n_targets),
+    )
+
+
+def packed_flops(config: ModelConfig, lengths: NDArray[np.int64], *, n_targets: int | None = None) -> float:
+    """Model FLOPs of forward and backward over packed documents, causal convention.
+
+    Args:
+        config: The model's shape.
+        lengths: Tokens of each document.
+        n_targets: Tokens that go through the head; None means all.
+    """
+    n_tokens = float(lengths.sum())
+    mean_length = float(np.square(lengths, dtype=np.float64).sum()) / n_tokens  # weighted by tokens
+    skipped = 0.0 if n_targets is None else n_tokens - n_targets
+    return config.flops_per_token(mean_length) * n_tokens - 6.0 * config.vocab_size * config.dim * skipped
+
+
+def _to(array: NDArray[Any], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

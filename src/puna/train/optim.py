@@ -1,0 +1,114 @@
+"""AdamW over two groups: matrices decay, vectors (norms) do not; and gradient clipping by the global norm.
+
+    m = b1 m + (1 - b1) g          v = b2 v + (1 - b2) g^2
+    x = x - lr (wd x + m^ / (sqrt(v^) + eps))        m^, v^ corrected for their start at zero
+
+PyTorch's fused kernel does this in one pass over memory, on CPU and CUDA.
+
+Source: Decoupled weight decay (1711.05101), algorithm 2; betas and decay as open Llama recipes use them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.optim import AdamW
+
+from puna.core.config import Config
+from puna.core.errors import CorruptError
+
+
+class OptimConfig(Config):
+    """The optimizer."""
+
+    lr: float = Field(default=3e-4, gt=0.0)
+    """Peak learning rate (Llama 3: 8B 3e-4, 70B 1.5e-4, 405B 8e-5)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and the second moment per step."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """Added to the root of the second moment."""
+    weight_decay: float = Field(default=0.1, ge=0.0)
+    """Decay of matrices, times the learning rate; norms do not decay."""
+    clip_norm: float = Field(default=1.0, ge=0.0)
+    """Largest global gradient norm; larger gradients are scaled down to it. 0 never clips."""
+
+
+def build_optimizer(named: Iterable[tuple[str, Tensor]], config: OptimConfig) -> AdamW:
+    """The optimizer of a model.
+
+    Args:
+        named: Parameters with their names; matrices (two dimensions or more) decay.
+        config: Its settings.
+    """
+    decay, keep = [], []
+    for name, parameter in named:
+        (decay if parameter.dim() >= 2 else keep).append((name, parameter))
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "weight_decay": config.weight_decay},
+        {"params": keep, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_rate(optimizer: AdamW, rate: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def scale_and_clip(gradients: Sequence[Tensor], *, count: float, clip_norm: float) -> float:
+    """Divide summed gradients by the count of their targets, and limit their global norm, in place.
+
+    Args:
+        gradients: Gradients of a sum of losses.
+        count: Number of terms in that sum.
+        clip_norm: Largest norm of the mean's gradient; 0 means no limit.
+
+    Returns:
+        The norm before clipping. When it is not finite, the gradients are left as they are.
+
+    Source: Pascanu et al. 2013 (1211.5063), algorithm 1.
+    """
+    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+    factor = 1.0 / count
+    if clip_norm and norm > clip_norm:
+        factor *= clip_norm / norm
+    if 0.0 < factor < float("inf") and norm < float("inf"):
+        torch._foreach_mul_(list(gradients), factor)  # pyright: ignore[reportPrivateImportUsage]
+    return norm
+
+
+def optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
+    """The optimizer's state as named tensors: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
+    return {
+        f"{name}/{key}": value
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
+    """Set the state to what `optimizer_tensors` gave.
+
+    Raises:
+        CorruptError: It belongs to other parameters.
+    """
+    found = dict(tensors)
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            state = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = found.pop(f"{name}/{key}", None)
+                if value is not None:
+                    state[key] = value.to(parameter.device) if key != "step" or parameter.is_cuda else value
+            if not state:
+                continue  # a parameter that never had a gradient
+            if len(state) != 3 or state["exp_avg"].shape != parameter.shape:
+                raise CorruptError(f"the optimizer state of {name} does not fit the model")
+            optimizer.state[parameter] = state
+    if found:
+        raise CorruptError(f"the optimizer state names {sorted(found)[0]}, which the model does not have")

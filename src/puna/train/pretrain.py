@@ -1,0 +1,40 @@
+"""Pretraining in terms of the loop: packed batches from shards, next-token loss, held-out loss.
+
+    train(model, loss=next_token_loss, batches=PackedLoader(...), evaluate=held_out(batches), ...)
+
+A loader is `batches` as it is. Held-out batches are read once, so every evaluation sees the same tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from puna.core.batch import PackedBatch
+from puna.model.transformer import Transformer
+from puna.train.loop import Evaluate
+from puna.train.loss import next_token_loss
+from puna.train.saver import Batches
+
+
+def first_batches(batches: Batches, n: int) -> list[PackedBatch]:
+    """Read `n` batches to evaluate on."""
+    return [batches.next_batch() for _ in range(n)]
+
+
+def held_out(batches: Sequence[PackedBatch]) -> Evaluate:
+    """The mean next-token loss over fixed batches.
+
+    Args:
+        batches: What to evaluate on.
+
+    Returns:
+        A function of the model that gives `{"loss": nats per target}`.
+    """
+    assert batches, "held_out needs at least one batch"
+
+    def evaluate(model: Transformer) -> dict[str, float]:
+        with torch.no_grad():
+            outputs = [next_token_loss(model, batch) for batch in batches]
+        return {"loss": sum(float(o.sum) for o in outputs) / sum(o.count for o in outputs)}
+
+    return evaluate

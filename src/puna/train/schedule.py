@@ -1,0 +1,62 @@
+"""Learning-rate schedules: pure functions of the step, so a resumed run needs no state of theirs.
+
+Step t of n (t = 0 is the first) first warms up linearly; then, with w the warm-up,
+
+    cosine     m + (1 - m) (1 + cos(pi p)) / 2,   p = (t - w) / (n - w)
+    wsd        1 until the last d steps, then m + (1 - m) (1 - p) or m + (1 - m) (1 - sqrt(p)),   p = (t - (n - d)) / d
+    constant   1
+
+times the peak, where m is the final share. Llama 3 405B: warm-up 8,000 steps, cosine to 1/100 of the peak.
+
+Source: The Llama 3 Herd of Models (2407.21783), section 3.4.1; WSD: MiniCPM (2404.06395), section 4; the 1 - sqrt
+decay: Haegele et al. 2024 (2405.18392), section 3.
+"""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from puna.core.config import Config
+
+
+class ScheduleConfig(Config):
+    """How the learning rate moves over a run."""
+
+    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    """cosine; wsd: warm-up, stable, decay; or constant after the warm-up."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the learning rate rises linearly to its peak."""
+    final_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Learning rate at the end, as a share of the peak (the 405B run: 0.01)."""
+    decay_share: float = Field(default=0.2, ge=0.0, le=1.0)
+    """For wsd: share of all steps that decay, at the end."""
+    decay: Literal["linear", "sqrt"] = "sqrt"
+    """For wsd: the form of the decay, 1 - p or 1 - sqrt(p)."""
+
+
+def rate_factor(step: int, *, steps: int, config: ScheduleConfig) -> float:
+    """The learning rate of a step as a share of the peak.
+
+    Args:
+        step: The step about to be made, 0 .. steps - 1.
+        steps: Steps of the whole run.
+        config: The schedule.
+
+    Returns:
+        A number in [0, 1]; 1 is the peak.
+    """
+    warmup, final = config.warmup_steps, config.final_ratio
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.kind == "constant":
+        return 1.0
+    if config.kind == "cosine":
+        progress = (step - warmup) / max(1, steps - warmup)
+        return final + (1 - final) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    decay_steps = round(config.decay_share * steps)
+    progress = (step - (steps - decay_steps)) / max(1, decay_steps)
+    if progress <= 0:
+        return 1.0
+    progress = min(1.0, progress)
+    return final + (1 - final) * (1 - (math.sqrt(progress) if config.decay == "sqrt" else progress))

@@ -1,0 +1,86 @@
+"""The weights that the optimizer steps: the model's own when they are fp32, else fp32 masters of them.
+
+With masters, each micro-batch's bf16 gradient is added to the master's fp32 gradient as soon as it is ready, and freed;
+after a step the masters are rounded into the model. So small updates and small gradients are not lost.
+
+Source: Mixed precision training (1710.03740), section 3.1; fp32 gradient accumulation: 2407.21783, section 3.3.2.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from puna.core.errors import CorruptError
+from puna.model.transformer import Transformer
+from puna.train.machine import Machine
+
+
+class Weights:
+    """The trained weights of a model on a machine.
+
+    Args:
+        model: Moved and cast in place.
+        machine: Where to, and as what.
+    """
+
+    def __init__(self, model: Transformer, machine: Machine) -> None:
+        model.to(machine.device)
+        self.model = model
+        self._masters: dict[str, Tensor] = {}
+        if machine.dtype != torch.float32:
+            self._masters = {n: p.detach().float().clone() for n, p in model.named_parameters() if p.requires_grad}
+        model.to(machine.dtype)
+        for name, parameter in model.named_parameters():
+            if name in self._masters:
+                parameter.register_post_accumulate_grad_hook(_adder(self._masters[name]))
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """What the optimizer steps, by parameter name."""
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return self._masters or dict(own)
+
+    @property
+    def masters(self) -> dict[str, Tensor]:
+        """The fp32 masters, empty when the model itself is fp32."""
+        return self._masters
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that are there, summed over micro-batches."""
+        return [w.grad for w in self.named.values() if w.grad is not None]
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the masters into the model."""
+        for name, parameter in self.model.named_parameters():
+            if name in self._masters:
+                parameter.copy_(self._masters[name])
+
+    @torch.no_grad()
+    def restore(self, masters: Mapping[str, Tensor]) -> None:
+        """Take saved masters; without any, the weights that the model now has are the start.
+
+        Raises:
+            CorruptError: They belong to another model.
+        """
+        targets = self.named
+        if masters and masters.keys() != targets.keys():
+            raise CorruptError(f"the master weights do not fit: {sorted(masters.keys() ^ targets.keys())[0]}")
+        if not masters:
+            masters = dict(self.model.named_parameters())
+        for name, weight in targets.items():
+            weight.copy_(masters[name])
+        self.publish()
+
+
+def _adder(master: Tensor):
+    def add(parameter: Tensor) -> None:
+        assert parameter.grad is not None, "the hook runs after a gradient came"
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad += parameter.grad
+        parameter.grad = None
+
+    return add
