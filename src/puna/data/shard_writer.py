@@ -1,0 +1,298 @@
+"""Making shards: a corpus and a tokenizer in, a sealed set out.
+
+Each document file of the corpus is one task and becomes one shard for each split (more when `shard_tokens` is
+reached). A task's record in `work/` is written last, so a killed run goes on at the next file and ends with the
+same bytes. Texts are encoded in batches on several threads; the tokenizer leaves Python's lock while it works.
+
+A held-out document is chosen by its id alone, so it is held out in every set that it gets into.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+from pydantic import Field
+
+from puna.core import console
+from puna.core.config import Config, as_dict
+from puna.core.errors import MissingError, Stopped
+from puna.core.files import (
+    SEAL,
+    atomic_open,
+    is_sealed,
+    need_free_space,
+    read_json,
+    remove_temporaries,
+    seal,
+    sha256_file,
+    write_json,
+)
+from puna.core.files import fingerprint as fingerprint_of
+from puna.core.interrupt import StopRequest
+from puna.data.corpus import Corpus, read_documents
+from puna.data.document import Document
+from puna.data.pool import default_workers
+from puna.data.shards import FORMAT, MANIFEST, SUFFIXES, ShardSet, Split
+
+_BATCH_BYTES = 4 << 20
+_BYTES_PER_DOCUMENT = 64  # its end, and its line of provenance compressed
+
+
+class Encoder(Protocol):
+    """What shards need of a tokenizer."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        ...
+
+    @property
+    def specials(self) -> Any:
+        """Ids by name: `bos` and `end_of_text` are used."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[NDArray[np.uint32]]:
+        """Token ids of each text, without special tokens."""
+        ...
+
+
+class ShardsConfig(Config):
+    """How a corpus is cut into shards."""
+
+    sources: tuple[str, ...] = ()
+    """Names of the corpus's sources to take; none means all."""
+    shard_tokens: int = Field(default=1 << 28, ge=1)
+    """A shard is closed after this many tokens."""
+    held_out_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the documents kept out of training, for the loss on unseen text."""
+
+
+class ShardWriter:
+    """Writes one shard, which appears whole or not at all. Use it as a context manager, then read `record`.
+
+    Args:
+        folder: The shard set.
+        name: Name of the shard.
+        source: Source of its documents.
+        split: Split of its documents.
+        bos: Token before each document.
+        end: Token after each document.
+    """
+
+    def __init__(self, folder: Path, name: str, *, source: str, split: Split, bos: int, end: int) -> None:
+        self._folder, self._name = folder, name
+        self._bos, self._end = np.array([bos], "<u4"), np.array([end], "<u4")
+        self._stack = ExitStack()
+        self._ends: list[int] = []
+        self._counts = {"bytes": 0, "licences": Counter[str](), "languages": Counter[str]()}
+        self._source, self._split = source, split
+        self.n_tokens = 0
+        self.record: dict[str, Any] = {}
+
+    def __enter__(self) -> "ShardWriter":
+        self._tokens: IO[bytes] = self._stack.enter_context(atomic_open(self._path("tokens"), "wb"))
+        out = self._stack.enter_context(atomic_open(self._path("documents"), "wb"))
+        compressor = zstandard.ZstdCompressor(level=3)
+        self._documents = self._stack.enter_context(compressor.stream_writer(out, closefd=False))
+        return self
+
+    def add(self, document: Document, tokens: NDArray[np.uint32]) -> None:
+        """Append a document with its tokens (special tokens are added here)."""
+        for part in (self._bos, tokens.astype("<u4", copy=False), self._end):
+            self._tokens.write(part.tobytes())
+        self.n_tokens += len(tokens) + 2
+        self._ends.append(self.n_tokens)
+        line = json.dumps(document.provenance(), ensure_ascii=False, separators=(",", ":"))
+        self._documents.write(line.encode() + b"\n")
+        self._counts["bytes"] += document.n_bytes
+        self._counts["licences"][document.licence] += 1
+        self._counts["languages"][document.language] += 1
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+        if error[0] is not None or self.record:
+            return
+        with atomic_open(self._path("ends"), "wb") as file:
+            file.write(np.array(self._ends, dtype="<u8").tobytes())
+        self.record = {
+            "name": self._name,
+            "source": self._source,
+            "split": self._split,
+            "documents": len(self._ends),
+            "tokens": self.n_tokens,
+            "bytes": self._counts["bytes"],
+            "licences": dict(self._counts["licences"]),
+            "languages": dict(self._counts["languages"]),
+            "sha256": {part: sha256_file(self._path(part)) for part in SUFFIXES},
+        }
+
+    def _path(self, part: str) -> Path:
+        return self._folder / f"{self._name}{SUFFIXES[part]}"
+
+
+def build_shards(
+    corpus: Corpus,
+    tokenizer: Encoder,
+    folder: Path | str,
+    config: ShardsConfig | None = None,
+    *,
+    threads: int | None = None,
+) -> ShardSet:
+    """Tokenise a corpus, or finish doing so.
+
+    Args:
+        corpus: The documents.
+        tokenizer: What encodes them.
+        folder: Where the set goes; its `work/` holds what is half done.
+        config: How it is cut.
+        threads: Threads that encode; None means `min(2, processors)`. The result does not depend on it.
+
+    Returns:
+        The sealed set.
+
+    Raises:
+        MissingError: The corpus has no document in these sources.
+        CorruptError: A file of the corpus is damaged.
+        Stopped: Ctrl-C or SIGTERM; the same call goes on from there.
+    """
+    folder, config = Path(folder), config or ShardsConfig()
+    work = folder / "work"
+    made_of = {"corpus": fingerprint_of(corpus.path), "tokenizer": tokenizer.fingerprint, "config": as_dict(config)}
+    recipe = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    if _finished(folder, recipe):
+        return ShardSet.open(folder)
+    _prepare(folder, work, recipe)
+    tasks = [(source, path) for source in config.sources or corpus.sources for path in corpus.files(source)]
+    sizes = [_text_bytes(corpus, source) for source in dict.fromkeys(source for source, _ in tasks)]
+    if not tasks:
+        raise MissingError(f"{corpus.path} has no documents in {', '.join(config.sources or corpus.sources)}")
+    need_free_space(folder, 2 * sum(sizes))  # at two bytes of text a token; usually it is less
+    threads = threads or default_workers()
+    with StopRequest() as stop, console.progress("tokenize", total=sum(sizes), unit="bytes") as bar:
+        for source, path in tasks:
+            done = work / f"{path.name}.json"
+            if not done.exists():
+                stem = path.name.removeprefix("documents-").removesuffix(".jsonl.zst")
+                encoded = _encoded(path, tokenizer, threads, bar, stop)
+                write_json(done, _write_task(folder, stem, source, encoded, tokenizer, config))
+            else:
+                bar.advance(sum(record["bytes"] for record in read_json(done)))
+    return _finish(folder, [work / f"{path.name}.json" for _, path in tasks], tokenizer, recipe)
+
+
+def _encoded(
+    path: Path, tokenizer: Encoder, threads: int, bar: console.ProgressHandle, stop: StopRequest
+) -> Iterator[tuple[Document, NDArray[np.uint32]]]:
+    for batch in _batches(read_documents(path)):
+        if stop.requested:
+            raise Stopped("tokenize stopped; finished shards are kept. The same command goes on from here.")
+        yield from zip(batch, tokenizer.encode_batch([d.text for d in batch], threads=threads), strict=True)
+        bar.advance(sum(document.n_bytes for document in batch))
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def held_out(document: Document, fraction: float) -> bool:
+    """Whether a document is kept out of training."""
+    return int(document.id[:8], 16) < fraction * 2**32
+
+
+def _write_task(
+    folder: Path,
+    stem: str,
+    source: str,
+    encoded: Iterator[tuple[Document, NDArray[np.uint32]]],
+    tokenizer: Encoder,
+    config: ShardsConfig,
+) -> list[dict[str, Any]]:
+    writers: dict[Split, ShardWriter] = {}
+    numbers: dict[Split, Iterator[int]] = {"train": count(), "held_out": count()}
+    records: list[dict[str, Any]] = []
+    bos, end = tokenizer.specials.bos, tokenizer.specials.end_of_text
+
+    with ExitStack() as stack:
+        for document, tokens in encoded:
+            split: Split = "held_out" if held_out(document, config.held_out_fraction) else "train"
+            writer = writers.get(split)
+            if writer is None:
+                name = f"{stem}-{split.replace('_', '-')}-{next(numbers[split]):03d}"
+                writer = ShardWriter(folder, name, source=source, split=split, bos=bos, end=end)
+                writers[split] = stack.enter_context(writer)
+            writer.add(document, tokens)
+            if writer.n_tokens >= config.shard_tokens:
+                writer.__exit__(None, None, None)
+                records.append(writers.pop(split).record)
+    return records + [writer.record for writer in writers.values()]
+
+
+def _text_bytes(corpus: Corpus, source: str) -> int:
+    return corpus.manifest["sources"][source]["kept"]["bytes"]
+
+
+def _finished(folder: Path, recipe: str) -> bool:
+    if not (folder / MANIFEST).is_file() or read_json(folder / MANIFEST).get("recipe") != recipe:
+        return False
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    if not is_sealed(folder):
+        seal(folder, kind="shards")
+    return True
+
+
+def _prepare(folder: Path, work: Path, recipe: str) -> None:
+    remove_temporaries(folder)
+    begun = work / "recipe.json"
+    if begun.exists() and read_json(begun) == recipe:
+        return
+    stale = [path for suffix in SUFFIXES.values() for path in folder.glob(f"*{suffix}")]
+    stale += [path for path in (folder / MANIFEST, folder / SEAL) if path.exists()]
+    if work.exists() or stale:
+        console.say(f"tokenize: {folder} holds work on another corpus, tokenizer or recipe; starting anew")
+    shutil.rmtree(work, ignore_errors=True)
+    for path in stale:
+        path.unlink()
+    write_json(begun, recipe)
+
+
+def _finish(folder: Path, done: Sequence[Path], tokenizer: Encoder, recipe: str) -> ShardSet:
+    records = [record for path in done for record in read_json(path)]
+    sources: dict[str, Counter[str]] = {}
+    for record in records:
+        counts = sources.setdefault(record["source"], Counter())
+        counts.update({key: record[key] for key in ("documents", "tokens", "bytes")})
+    manifest = {
+        "format": FORMAT,
+        "recipe": recipe,
+        "tokenizer": tokenizer.fingerprint,
+        "vocab_size": tokenizer.vocab_size,
+        "sources": {name: dict(counts) for name, counts in sources.items()},
+        "shards": records,
+    }
+    write_json(folder / MANIFEST, manifest)
+    shutil.rmtree(folder / "work")
+    seal(folder, kind="shards")
+    return ShardSet.open(folder, verify="sizes")

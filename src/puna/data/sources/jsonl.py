@@ -1,0 +1,121 @@
+"""JSON Lines, plain or compressed (`.gz`, `.zst`): one object, one document.
+
+A malformed line is reported with file and line and left out. More of them than `max_bad_lines` in one file means
+that the recipe is wrong rather than the data, and is an error. A truncated file gives every record before the
+damage.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from puna.core.errors import PunaError
+from puna.data.compressed import Damage, read_lines
+from puna.data.document import Document, Scalar
+from puna.data.sources.files import find_files, locate
+from puna.data.sources.task import Problem, Report, SourceConfig, Task, group
+
+
+class RecordFields(SourceConfig):
+    """Which fields of a record mean what; shared by JSON Lines and Parquet."""
+
+    text_field: str = "text"
+    """Field of the text."""
+    url_field: str = "url"
+    """Field of the address; records without it get `file:line`."""
+    licence_field: str = "license"
+    """Field of the licence."""
+    language_field: str = "language"
+    """Field of the language."""
+    metadata_fields: tuple[str, ...] = ()
+    """Fields to keep as metadata."""
+
+    def document(self, record: Any, address: str) -> Document:
+        """A record as a document.
+
+        Raises:
+            ValueError: It is not an object, or its text is absent, no string or empty.
+        """
+        if not isinstance(record, dict):
+            raise ValueError(f"a {type(record).__name__}, not an object")
+        text = record.get(self.text_field)
+        if not isinstance(text, str):
+            got = "absent" if self.text_field not in record else f"a {type(text).__name__}"
+            raise ValueError(f"the text field {self.text_field!r} is {got}")
+        text.encode("utf-8")  # JSON can hide half surrogates, which no tokenizer accepts
+
+        def word(key: str, otherwise: str) -> str:
+            value = record.get(key)
+            return value if isinstance(value, str) and value else otherwise
+
+        metadata: dict[str, Scalar] = {
+            key: record[key] for key in self.metadata_fields if isinstance(record.get(key), (str, int, float, bool))
+        }
+        return Document(
+            text,
+            self.name,
+            word(self.url_field, address),
+            word(self.licence_field, self.licence),
+            word(self.language_field, self.language),
+            metadata,
+        )
+
+
+class JsonlConfig(RecordFields):
+    """JSON Lines files."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    """Which kind of source this is."""
+    path: Path
+    """A folder or a file."""
+    include: tuple[str, ...] = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.ndjson", "*.json.gz", "*.json.zst")
+    """Glob patterns of the files to read."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of files and names of folders to leave out."""
+    max_bad_lines: int = Field(default=1000, ge=0)
+    """More malformed lines than this in one file is an error."""
+
+
+def tasks(config: JsonlConfig) -> list[Task]:
+    """The files, grouped."""
+    return group(config, find_files(config.path, include=config.include, exclude=config.exclude, source=config.name))
+
+
+def read(config: JsonlConfig, task: Task, report: Report) -> Iterator[Document]:
+    """The task's records as documents.
+
+    Raises:
+        PunaError: Too many malformed lines in one file.
+    """
+    for part in task.parts:
+        yield from _read_file(config, part, report)
+
+
+def _read_file(config: JsonlConfig, part: str, report: Report) -> Iterator[Document]:
+    def damaged(damage: Damage) -> None:
+        report(Problem(part, "damaged file", f"{damage.detail}; the records before it are kept", offset=damage.offset))
+
+    bad = 0
+    try:
+        for number, line in enumerate(read_lines(locate(config.path, part), damaged), start=1):
+            if not line.strip():
+                continue
+            try:
+                document = config.document(json.loads(line), f"{part}:{number}")
+            except (ValueError, RecursionError) as error:
+                reason = "not UTF-8" if isinstance(error, UnicodeError) else "malformed line"
+                problem = Problem(part, reason, str(error), line=number)
+                report(problem)
+                bad += 1
+                if bad > config.max_bad_lines:
+                    raise PunaError(
+                        f"source {config.name!r}: more than {config.max_bad_lines} malformed lines in one file, the "
+                        f"last one {problem}. Check text_field, or raise max_bad_lines."
+                    ) from None
+                continue
+            yield document
+    except OSError as error:
+        report(Problem(part, "unreadable", error.strerror or type(error).__name__))

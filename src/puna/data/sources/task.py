@@ -1,0 +1,102 @@
+"""What every kind of source has in common: its config, its tasks, and the problems that it reports.
+
+A source is cut into *tasks*, small lists of parts (files, packages, seeds) in a fixed order. A task is the unit
+that is handed to a worker, killed, and done again, so it is described by plain JSON values and its output depends
+on nothing but itself. A part that cannot be read is a *problem*: reported with where and why, and the rest goes on.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from puna.core.config import Config
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+
+
+class SourceConfig(Config):
+    """Fields of every source; each kind adds its own."""
+
+    name: Name
+    """Name in manifests, shard names and mixing weights: lower case letters, digits and dashes."""
+    domain: Name = "prose"
+    """What the text is about (`prose`, `code`, `exercises`): filters can be limited to a domain."""
+    language: str = ""
+    """Language of the documents where the source does not know better."""
+    licence: str = ""
+    """Licence of the documents where the source does not know better."""
+    task_bytes: int = Field(default=8 << 20, ge=1)
+    """Input bytes of one task, about: the granularity of resuming and of the process pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A part of a source.
+
+    Attributes:
+        source: Name of the source.
+        index: Place among the tasks of its source.
+        parts: What to read, in the source kind's own terms.
+        n_bytes: Input size, exact for files and estimated for generated text.
+    """
+
+    source: str
+    index: int
+    parts: tuple[str, ...]
+    n_bytes: int
+
+    @property
+    def name(self) -> str:
+        """File name stem of everything that the task makes."""
+        return f"{self.source}-{self.index:05d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the input that could not be used.
+
+    Attributes:
+        where: Address relative to the source's root.
+        reason: Short class of the problem; problems are counted by it.
+        detail: What exactly was wrong.
+        offset: Byte offset in the file, when known.
+        line: Line number from 1, when known.
+    """
+
+    where: str
+    reason: str
+    detail: str
+    offset: int | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f":{self.line}" if self.line is not None else ""
+        byte = f" at byte {self.offset}" if self.offset is not None else ""
+        return f"{self.where}{place}{byte}: {self.reason}: {self.detail}"
+
+    def record(self) -> dict[str, Any]:
+        """JSON form, without what is not known."""
+        values = {"where": self.where, "reason": self.reason, "detail": self.detail}
+        known = {"offset": self.offset, "line": self.line}
+        return values | {key: value for key, value in known.items() if value is not None}
+
+
+Report = Callable[[Problem], None]
+
+
+def group(source: SourceConfig, parts: Iterable[tuple[str, int]]) -> list[Task]:
+    """Cut a sequence of `(part, bytes)` into tasks of about `task_bytes`, in order."""
+    tasks: list[Task] = []
+    names: list[str] = []
+    size = 0
+    for name, n_bytes in parts:
+        if names and size + n_bytes > source.task_bytes:
+            tasks.append(Task(source.name, len(tasks), tuple(names), size))
+            names, size = [], 0
+        names.append(name)
+        size += n_bytes
+    if names:
+        tasks.append(Task(source.name, len(tasks), tuple(names), size))
+    return tasks
