@@ -118,3 +118,58 @@ def test_the_doctor_names_the_pip_line_of_what_is_missing(monkeypatch, capfd):
     told = capfd.readouterr().out
     assert "missing: fastapi" in told
     assert "pip install 'puna[serve]'" in told
+
+
+@pytest.fixture
+def tokenizer_recipe(tmp_path):
+    path = tmp_path / "tok.toml"
+    path.write_text('# puna tokenize train tok.toml\nout = "o"\ncorpus = "c"\nvocab_size = 600\n')
+    return path
+
+
+def test_show_tells_value_origin_and_meaning_of_every_field(tokenizer_recipe, capfd):
+    from puna.stages.tokenizer import TokenizerRecipe
+
+    assert main.run(["show", str(tokenizer_recipe), "vocab_size=700"]) == 0
+    told = capfd.readouterr().out
+    for name, field in TokenizerRecipe.model_fields.items():
+        assert f"\n{name} = " in told
+        assert " ".join((field.description or "?").split()) in told
+    assert "vocab_size = 700" in told
+    assert "[command line]" in told
+    assert f"[{tokenizer_recipe}]" in told
+
+
+def test_show_as_toml_is_a_recipe_that_gives_the_same_back(tokenizer_recipe, tmp_path, capfd):
+    assert main.run(["show", str(tokenizer_recipe), "--toml"]) == 0
+    whole = tmp_path / "whole.toml"
+    whole.write_text(capfd.readouterr().out)
+    assert main.run(["show", str(whole), "--toml"]) == 0
+    assert capfd.readouterr().out == whole.read_text()
+
+
+def test_show_of_a_recipe_without_a_known_stage_asks_for_it(tmp_path, capfd):
+    path = tmp_path / "x.toml"
+    path.write_text('out = "o"\n')
+    assert main.run(["show", str(path)]) == 2
+    assert "--stage VERB" in capfd.readouterr().err
+
+
+def test_a_stage_verb_tells_every_problem_of_a_recipe_at_once(tokenizer_recipe, capfd):
+    assert main.run(["tokenize", "train", str(tokenizer_recipe), "vocab_size=3", "corpse=x"]) == 2
+    told = capfd.readouterr().err
+    assert "2 problems" in told
+    assert "Did you mean 'corpus'" in told
+    assert "vocab_size is 3" in told
+
+
+def test_a_stage_verb_names_the_command_that_makes_a_missing_input(tokenizer_recipe, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corpus.toml").write_text('out = "c"\n[[sources]]\nkind = "python_stdlib"\nname = "code"\n')
+    steps = (
+        '[[steps]]\nverb = "curate"\nrecipe = "corpus.toml"\n[[steps]]\nverb = "tokenize train"\nrecipe = "tok.toml"\n'
+    )
+    (tmp_path / "run.toml").write_text(f'out = "."\n{steps}')
+    assert main.run(["tokenize", "train", "tok.toml"]) == 3
+    assert "Make it first: puna curate corpus.toml" in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()

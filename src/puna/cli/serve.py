@@ -32,14 +32,14 @@ def command(
 
     PATH is a run folder or a Hugging Face folder. The page is at /, the API at /v1. Ctrl-C lets running answers end.
     """
-    from puna.core import config, console
+    from puna.cli.fields import show_fields
+    from puna.core import config
     from puna.serve.config import ServeConfig
 
     given = [f"{key}={value}" for key, value in (("host", host), ("port", port)) if value is not None]
     resolved = config.load(ServeConfig, None, [*overrides, *given])
     if settings:
-        rows = [[f.key, f.value, f.origin, f.meaning] for f in config.describe(resolved)]
-        console.table("settings of `puna serve`", ["key", "value", "from", "meaning"], rows)
+        show_fields("settings of `puna serve`", config.describe(resolved))
         return
 
     from puna.serve.server import listen, serve

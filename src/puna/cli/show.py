@@ -19,13 +19,14 @@ from puna.cli.stage_verb import HELP, examples
 @click.argument("recipe", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--stage", "verb", metavar="VERB", help="Stage that the recipe is for; needed when it cannot be told.")
-@click.option("--toml", "as_toml", is_flag=True, help="Print a complete recipe instead of the table.")
+@click.option("--toml", "as_toml", is_flag=True, help="Print a complete recipe instead of the list.")
 def command(recipe: str | None, overrides: tuple[str, ...], verb: str | None, as_toml: bool) -> None:
     """Print every field of a recipe with value, origin, meaning.
 
     Without a recipe it lists the recipes that come with puna. The stage is told from the pipelines beside the recipe,
     or from the command in its header.
     """
+    from puna.cli.fields import show_fields
     from puna.core import config, console
     from puna.stages import recipes, showing
 
@@ -37,7 +38,6 @@ def command(recipe: str | None, overrides: tuple[str, ...], verb: str | None, as
     path = recipes.find_recipe(recipe) if recipe else None
     shown = showing.resolve(path, overrides, verb)
     if as_toml:
-        console.write(config.to_toml(shown.resolved.config))
+        console.write(f"# puna {shown.verb} RECIPE\n{config.to_toml(shown.resolved.config)}")
         return
-    rows = [[f.key, f.value, f.origin, f.meaning] for f in config.describe(shown.resolved)]
-    console.table(f"{recipe or 'defaults'}: recipe of `puna {shown.verb}`", ["key", "value", "from", "meaning"], rows)
+    show_fields(f"{recipe or 'defaults'}: recipe of `puna {shown.verb}`", config.describe(shown.resolved))
