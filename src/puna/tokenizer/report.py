@@ -1,8 +1,8 @@
 """How well a tokenizer fits: characters and bytes per token, by language and domain, beside any other tokenizer.
 
 Both figures are over the same texts, without a begin-of-text token. Characters per token reads naturally for one
-language; bytes per token compares languages whose characters take one to four bytes; `tokens_ratio` says how many tokens
-this tokenizer needs for one of ours, so above 1 it is worse than ours.
+language; bytes per token compares languages whose characters take one to four bytes; `tokens_ratio` says how many
+tokens this tokenizer needs for one of ours, so above 1 it is worse than ours.
 
 The other tokenizer is whatever file the user has: a tiktoken ranks file, a `tokenizer.json` of any kind (with the
 `tokenizers` package), or a SentencePiece `.model` (extra `sentencepiece`).

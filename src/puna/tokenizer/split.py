@@ -11,7 +11,7 @@ Two kinds of cuts are made before the pattern sees the text:
   can change ids, so the same ids need the same cuts. Ordinary text never meets them, and finding that out costs two
   look-ups for each 12,500 characters.
 - `chunks`: cuts that change no id, because the pattern always ends a pre-token there: between a character that is not
-  space and a space that is not a line end. Training uses them to handle long documents in small portions.
+  space and a blank. Training uses them to handle long documents in small portions.
 
 Source: the `Tokenizer` of the official Llama 3 reference code (constants and behaviour; this code is our own).
 """
@@ -29,7 +29,7 @@ MAX_RUN = 25_000  # Meta's MAX_NO_WHITESPACES_CHARS
 
 _SPACE = re.compile(r"\s")  # on str this is str.isspace, the test that Meta's code uses
 _RUN = re.compile(r"\s+|\S+")
-_SURE_CUT = re.compile(r"(?<=\S)(?=[^\S\r\n])")
+_SURE_CUT = re.compile(r"(?<=\S)(?=[ \t\u00a0\u3000])")  # space to the pattern too, unlike \x1c
 _PROBE = MAX_RUN // 2
 
 

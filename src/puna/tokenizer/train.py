@@ -4,11 +4,10 @@ Three steps. The texts are read once into a spill file on disk. rustbpe counts p
 merges; ties go to the pair with the lower ids, so the same texts give the same vocabulary, in any order of documents
 and with any number of threads. The first 256 ranks are the single bytes.
 
-Memory is bounded by `max_text_bytes`, not by the corpus. The trainer holds one entry for each *distinct* pre-token (about
-300,000 in 100 MB of English and code), whose number grows with the text counted; the text itself stays on disk. When
-the texts exceed the bound, half of the documents are dropped, by their hash, as often as needed: what is counted is a
-uniform sample of documents that depends on nothing but the set of texts. More text than a few GB changes a
-vocabulary little; counts beyond the bound are not estimated.
+Memory is bounded by `max_text_bytes`, not by the corpus. The trainer holds one entry for each *distinct* pre-token
+(about 300,000 in 100 MB of English and code), whose number grows with the text counted; the text itself stays on disk.
+When the texts exceed the bound, half of the documents are dropped, by their hash, as often as needed: what is counted
+is a uniform sample of documents that depends on nothing but the set of texts. Nothing is estimated for the rest.
 
 The backend is a measurement: on 100 MB of docs and code, 32,768 ranks, two cores, Hugging Face's trainer takes four
 times as long (`benchmarks/tokenizer.py`).
@@ -24,7 +23,7 @@ from typing import IO
 import rustbpe
 
 from puna.core import console
-from puna.core.errors import MissingError, UsageError
+from puna.core.errors import MissingError, PunaError, UsageError
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.engines import mend
 from puna.tokenizer.specials import COUNT
@@ -71,7 +70,7 @@ def train_bpe(
         if spill.level:
             share = 1 / 2**spill.level
             console.say(f"training on a {share:.2%} sample of the documents ({console.short_bytes(spill.n_bytes)})")
-        trainer = rustbpe.Tokenizer()
+        trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue] - it has no stubs
         trainer.train_from_iterator(_counted(spill), vocab_size - COUNT, buffer_size=_CHUNKS_AT_ONCE, pattern=PATTERN)
     tokenizer = Tokenizer({bytes(token): rank for token, rank in trainer.get_mergeable_ranks()})
     if tokenizer.vocab_size < vocab_size:
@@ -137,8 +136,14 @@ class Spill:
         return bits & ((1 << self.level) - 1) == 0
 
     def _append(self, data: bytes) -> None:
-        self._file.write(len(data).to_bytes(_LENGTH_BYTES, "little"))
-        self._file.write(data)
+        try:
+            self._file.write(len(data).to_bytes(_LENGTH_BYTES, "little"))
+            self._file.write(data)
+        except OSError as error:
+            raise PunaError(
+                f"cannot keep {console.short_bytes(self.n_bytes)} of text in {tempfile.gettempdir()}: {error}. "
+                "Free space there, point TMPDIR to another folder, or set a smaller max_text_bytes."
+            ) from error
         self.n_bytes += len(data)
 
     def _halve(self) -> None:
