@@ -112,10 +112,18 @@ def _fields(schema: type[Config], prefix: str) -> Iterator[tuple[str, str, str, 
         default = "" if field.is_required() or inner else f"`{field.get_default(call_default_factory=True)!r}`"
         if field.is_required():
             default = "must be given"
-        yield f"`{prefix}{name}`", f"`{_type(field.annotation)}`", default, _paragraph(field.description)
+        kind = f"one of: {', '.join(map(_label, inner))}" if len(inner) > 1 else f"`{_type(field.annotation)}`"
+        yield f"`{prefix}{name}`", kind, default, _paragraph(field.description)
         for model in inner:
             many = "" if field.annotation is model else ".N"
-            yield from _fields(model, f"{prefix}{name}{many}.")
+            which = f"({_label(model)})" if len(inner) > 1 else ""
+            yield from _fields(model, f"{prefix}{name}{many}{which}.")
+
+
+def _label(model: type[Config]) -> str:
+    """How a recipe picks this one among others: by its `kind`, where it has one."""
+    kind = model.model_fields.get("kind")
+    return str(kind.default) if kind else model.__name__
 
 
 def _configs_in(annotation: Any) -> list[type[Config]]:
