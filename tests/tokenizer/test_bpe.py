@@ -39,8 +39,7 @@ def test_ids_equal_tiktoken_on_real_text_in_many_languages_and_code(cl100k, refe
     texts = texts()
     wanted = [official(reference, text) for text in texts]
     assert [cl100k.encode(text) for text in texts] == wanted
-    for threads in (1, 2):
-        assert [ids.tolist() for ids in cl100k.encode_batch(texts, threads=threads)] == wanted
+    assert [ids.tolist() for ids in cl100k.encode_batch(texts, threads=2)] == wanted
 
 
 def test_ids_equal_tiktoken_around_every_unicode_character(cl100k, reference):
