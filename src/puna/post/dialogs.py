@@ -109,14 +109,14 @@ def read_each(paths: Sequence[Path | str], parse: Callable[[Row], _T], *, what: 
     """
     problems = Problems(limit=max_problems, title=f"the {what} cannot be used")
     for path in find_files(paths):
-        n_rows = 0
+        n_rows, n_problems = 0, problems.count
         for row in read_rows(path, problems):
             n_rows += 1
             try:
                 yield parse(row)
             except RowError as refusal:
                 problems.add(row.where, str(refusal))
-        if n_rows == 0:
+        if n_rows == 0 and problems.count == n_problems:
             problems.add(str(path), f"holds no {what}")
     problems.finish()
 

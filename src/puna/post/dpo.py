@@ -13,7 +13,7 @@ warning says so once.
 
 Source: Rafailov et al. 2023, arXiv:2305.18290; The Llama 3 Herd of Models (2407.21783), section 4.1.4; the likelihood
 term: Pang et al. 2024, arXiv:2404.19733.
-Shapes: B rows, S tokens of a row, T = B S, P pairs, X targets.
+Shapes: B rows, S tokens of a row, T = B S, P pairs.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ from puna.core import console
 from puna.core.batch import IGNORE
 from puna.core.config import Config
 from puna.model.layout import DocumentLayout
+from puna.model.linear_cross_entropy import token_log_probs
 from puna.model.transformer import Transformer
-from puna.post.logprobs import token_logprobs
 from puna.post.packing import RowStream
 from puna.post.pairs import PADDING, EncodedPairs, FormatMask, PairBatch, pack_pairs
 from puna.post.preference_losses import dpo_losses, ipo_losses, simpo_losses
-from puna.train.loss import LossOutput
+from puna.train.loss import LossOutput, packed_flops
 
 WATCH_EVERY = 16  # batches between two looks at the chosen answers' likelihood
 
@@ -175,24 +175,23 @@ def answer_sums(model: Transformer, batch: PairBatch) -> AnswerSums:
     """
     device = model.device
     layout = DocumentLayout.from_lengths(batch.lengths, device)
+    targets_T = torch.from_numpy(batch.targets).to(device).flatten()
     hidden_TD = model.hidden(torch.from_numpy(batch.tokens).to(device).flatten(), layout)
-    flat = batch.targets.reshape(-1)
-    places = np.flatnonzero(flat != IGNORE)
-    answer = np.repeat(batch.answers, batch.lengths)[places]
-    assert (answer != PADDING).all(), "padding has no targets"
-    hidden_XD = hidden_TD.index_select(0, torch.from_numpy(places).to(device))
-    logprobs_X = token_logprobs(hidden_XD, model.head_weight, torch.from_numpy(flat[places]).to(device))
-    counted_X = torch.from_numpy(batch.counted.reshape(-1)[places]).to(device, torch.float32)
-    answer_X = torch.from_numpy(answer).to(device)
+    logprobs_T = token_log_probs(hidden_TD, model.head_weight, targets_T)
+    asked_T = (targets_T != IGNORE).to(logprobs_T.dtype)
+    counted_T = torch.from_numpy(batch.counted).to(device).flatten().to(logprobs_T.dtype)
+    nobody = 2 * batch.n_pairs  # padding has no targets; its zeros go to a sum that is thrown away
+    answer = np.repeat(np.where(batch.answers == PADDING, nobody, batch.answers), batch.lengths)
+    answer_T = torch.from_numpy(answer).to(device)
 
-    def per_answer(values_X: Tensor) -> Tensor:
-        return values_X.new_zeros(2 * batch.n_pairs).index_add(0, answer_X, values_X).view(-1, 2)
+    def per_answer(values_T: Tensor) -> Tensor:
+        return values_T.new_zeros(nobody + 1).index_add(0, answer_T, values_T)[:nobody].view(-1, 2)
 
     return AnswerSums(
-        contrast=per_answer(logprobs_X * counted_X),
-        n_contrast=per_answer(counted_X),
-        whole=per_answer(logprobs_X),
-        n_whole=per_answer(torch.ones_like(counted_X)),
+        contrast=per_answer(logprobs_T * counted_T),
+        n_contrast=per_answer(counted_T),
+        whole=per_answer(logprobs_T),
+        n_whole=per_answer(asked_T),
     )
 
 
@@ -226,7 +225,7 @@ class DpoLoss:
         sums = answer_sums(model, batch)
         policy_P2, reference_P2 = sums.contrast, torch.zeros_like(sums.contrast)
         if batch.reference is not None:
-            reference_P2 = torch.from_numpy(batch.reference).to(policy_P2.device)
+            reference_P2 = torch.from_numpy(batch.reference).to(policy_P2)
         ratios_P2 = policy_P2 - reference_P2
         loss_P = self._contrast(ratios_P2, sums)
         nll_P = self._likelihood(sums)
@@ -238,14 +237,20 @@ class DpoLoss:
                 "rewards/chosen": rewards_P2[:, 0].sum(),
                 "rewards/rejected": rewards_P2[:, 1].sum(),
                 "rewards/margins": margins_P.sum(),
-                "rewards/accuracies": (margins_P > 0).float().sum(),
+                "rewards/accuracies": (margins_P > 0).to(margins_P.dtype).sum(),
                 "logps/chosen": policy_P2[:, 0].sum(),
                 "logps/rejected": policy_P2[:, 1].sum(),
                 "nll": nll_P.sum(),
             }
             if batch.reference is not None:
                 self._watch((ratios_P2[:, 0] / sums.n_contrast[:, 0]).mean())
-        return LossOutput(sum=total, count=batch.n_pairs, metrics=metrics)
+        return LossOutput(
+            sum=total,
+            count=batch.n_pairs,
+            tokens=batch.tokens.size,
+            flops=packed_flops(model.config, batch.lengths, n_targets=batch.n_targets),
+            metrics=metrics,
+        )
 
     def _contrast(self, ratios_P2: Tensor, sums: AnswerSums) -> Tensor:
         chosen_P, rejected_P = ratios_P2.unbind(1)

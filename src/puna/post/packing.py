@@ -1,7 +1,7 @@
 """Packing: put pieces of different lengths into rows of one length, with nearly no padding.
 
 Best-fit decreasing: the longest piece first, each into the row whose free space is the smallest that still holds it.
-For dialogs, which are many and mostly short, this leaves about one position in a thousand empty. Sorting alone would
+For dialogs, which are many and mostly short, this leaves less than one position in a hundred empty. Sorting alone would
 make rows of a kind follow each other, so the order of a data set is shuffled first and cut into windows, each window is
 packed for itself, and the rows of a window are shuffled again. Everything is a function of the seed, so a place in the
 stream is three small numbers.
@@ -63,7 +63,7 @@ class RowStream:
         lengths: tokens of every piece of the data set, each 1..capacity.
         capacity: length of a row in tokens.
         rows: rows that `next_rows` gives to this process.
-        window: pieces that are shuffled and packed together. Larger wastes less; 4,096 wastes next to nothing.
+        window: pieces that are shuffled and packed together. Larger wastes less.
         seed: seed of the order.
         rank: number of this process.
         world: number of processes; together they see every row once, whatever their number.

@@ -222,6 +222,8 @@ def pack_pairs(
     lengths, answers, numbers = list[int](), list[int](), list[int]()
     sources: Counter[str] = Counter()
     for row, inside in enumerate(rows):
+        length = sum(len(answer.tokens) for pair in inside for answer in pairs.answers[pair])
+        assert length <= sequence_length, f"the pairs of row {row} have {length} tokens, a row holds {sequence_length}"
         filled = 0
         for pair in inside:
             for side, answer in zip((CHOSEN, REJECTED), pairs.answers[pair], strict=True):

@@ -50,6 +50,11 @@ class Problems:
         self._limit, self._title = limit, title
         self._found: list[str] = []
 
+    @property
+    def count(self) -> int:
+        """Problems so far."""
+        return len(self._found)
+
     def add(self, where: str, text: str) -> None:
         """Notes one problem.
 

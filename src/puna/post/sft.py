@@ -26,10 +26,12 @@ from puna.core.batch import IGNORE, PackedBatch
 from puna.core.config import Config
 from puna.core.dialog import Dialog
 from puna.core.errors import UsageError
+from puna.model.transformer import Transformer
 from puna.post.dialogs import DialogRow
 from puna.post.packing import RowStream
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat_format import Rendered, render
+from puna.train.loss import LossOutput, next_token_loss
 
 
 class SftConfig(Config):
@@ -180,6 +182,19 @@ class SftBatches:
                     return rendered
         self.report.dropped[f"first answer ends after {room} tokens"] += 1
         return None
+
+
+def sft_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
+    """Cross-entropy of the assistant's tokens: pretraining's loss, since the targets already say who speaks.
+
+    Args:
+        model: what is fine-tuned.
+        batch: B rows of dialogs.
+
+    Returns:
+        The sum over targets in nats, and their number.
+    """
+    return next_token_loss(model, batch)
 
 
 def _piece(rendered: Rendered) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:

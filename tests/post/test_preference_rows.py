@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from puna.core.dialog import Dialog, Message
+from puna.core.errors import ConfigError
+from puna.post.preference_rows import read_preferences
+
+ASK = [{"role": "user", "content": "2+2?"}]
+FOUR, FIVE = [{"role": "assistant", "content": "4"}], [{"role": "assistant", "content": "5"}]
+
+
+def read(folder, *rows):
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read_preferences([path])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5"},
+        {"prompt": ASK, "chosen": FOUR, "rejected": FIVE},
+        {"prompt": "2+2?", "chosen": ASK + FOUR, "rejected": ASK + FIVE},
+        {"chosen": ASK + FOUR, "rejected": ASK + FIVE},
+        {"chosen": "\n\nHuman: 2+2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2+2?\n\nAssistant: 5"},
+    ],
+    ids=["text", "messages", "prompt repeated", "implicit prompt", "transcript"],
+)
+def test_each_form_gives_the_same_preference(tmp_path, row):
+    (preference,) = read(tmp_path, row)
+    assert preference.prompt == Dialog.of(("user", "2+2?"))
+    assert preference.chosen == (Message("assistant", "4"),)
+    assert preference.rejected == (Message("assistant", "5"),)
+
+
+def test_the_implicit_prompt_holds_all_common_turns(tmp_path):
+    earlier = [*ASK, *FOUR, {"role": "user", "content": "sure?"}]
+    (preference,) = read(tmp_path, {"chosen": earlier + FOUR, "rejected": earlier + FIVE})
+    assert len(preference.prompt.messages) == 3
+
+
+def test_what_is_known_about_a_pair_is_kept_and_written_back(tmp_path):
+    row = {"prompt": "2+2?", "chosen": "four", "rejected": "5", "edited": "4"}
+    row |= {"strength": 4, "annotator": "a7", "round": 2, "source": "people", "unknown": 1}
+    (preference,) = read(tmp_path, row)
+    assert preference.strength == "significantly_better" and preference.best == (Message("assistant", "4"),)
+    assert (preference.annotator, preference.round, preference.source) == ("a7", 2, "people")
+    assert read(tmp_path, preference.as_row()) == [preference]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "must have 'chosen' and 'rejected'"),
+        ({"prompt": "a", "chosen": "b", "rejected": " b "}, "are the same"),
+        ({"prompt": "a", "chosen": "b", "rejected": ""}, "'rejected' after the prompt: message 1 is an empty"),
+        ({"prompt": "a", "chosen": 3, "rejected": "c"}, "'chosen' is a number; it must be text or a list of messages"),
+        ({"prompt": FOUR, "chosen": "b", "rejected": "c"}, "'prompt': message 1 is assistant and comes first"),
+        ({"chosen": "b", "rejected": "c"}, "has no 'prompt', and 'chosen' and 'rejected' do not begin"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "strength": 5}, "'strength' is 5; allowed are marginally"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "round": "1"}, "'round' is text; it must be a number"),
+        ({"prompt": "a", "chosen": ASK, "rejected": "c"}, "'chosen' after the prompt: message 1 is user"),
+    ],
+)
+def test_a_pair_that_cannot_be_used_is_refused_with_the_reason(tmp_path, row, said):
+    with pytest.raises(ConfigError) as raised:
+        read(tmp_path, row)
+    (problem,) = raised.value.problems
+    assert "pairs.jsonl:1: " in problem and said in problem
