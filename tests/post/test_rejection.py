@@ -1,0 +1,208 @@
+import hashlib
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+
+from puna.core.dialog import Dialog
+from puna.core.errors import ConfigError, UsageError
+from puna.core.generator import Completion
+from puna.post.dialogs import read_dialogs
+from puna.post.preference_rows import read_preferences
+from puna.post.rejection import RejectionConfig, Task, reject
+from puna.post.selection import Answer, Samples, pass_at_k, preference_pairs, summarize
+
+CONFIG = RejectionConfig(samples_per_task=6, tasks_per_call=4, max_tokens=8, seed=3)
+
+
+class Adder:
+    """A generator that adds two numbers, sometimes wrongly, decided by the seed; even numbers of the second are hard."""
+
+    name = "adder"
+
+    def __init__(self, dies_after=10**9):
+        self.calls, self.dies_after = 0, dies_after
+
+    def complete(self, prompts, sampling):
+        self.calls += 1
+        if self.calls > self.dies_after:
+            raise KeyboardInterrupt
+        return [self._answer(prompt, sampling.seed, index) for index, prompt in enumerate(prompts)]
+
+    def _answer(self, prompt, seed, index):
+        text = prompt.messages[-1].content
+        drawn = hashlib.sha256(f"{text} {seed} {index}".encode()).digest()[0]
+        a, b = map(int, text.split("+"))
+        right = drawn % 3 == 0 and b % 4 != 2
+        stopped = drawn % 7 != 1
+        return Completion(
+            text=f" {a + b if right else a + b + 1 + drawn % 2}\n",
+            tokens=(1, 2),
+            logprobs=(0.0, 0.0),
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=3,
+        )
+
+    def stream(self, prompt, sampling):
+        raise NotImplementedError
+
+    def logprobs(self, prompts, continuations):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Word:
+    correct: bool
+    reason: str
+
+
+def check(task, text):
+    return Word(text == task.reference, "" if text == task.reference else "wrong sum")
+
+
+def tasks(n=10):
+    return [Task(f"t{a}", Dialog.of(("user", f"{a}+{a + 1}")), reference=str(2 * a + 1)) for a in range(n)]
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+
+
+def test_right_answers_become_dialogs_and_right_with_wrong_become_pairs(tmp_path):
+    result = reject(tasks(), Adder(), check, CONFIG, tmp_path)
+    dialogs, pairs = read_dialogs([tmp_path / "sft.jsonl"]), read_preferences([tmp_path / "preferences.jsonl"])
+    assert len(dialogs) == result.n_imitations > 0 and len(pairs) == result.n_pairs > 0
+    right = {task.prompt.messages[0].content: task.reference for task in tasks()}
+    for row in dialogs:
+        assert row.dialog.messages[1].content == right[row.dialog.messages[0].content]
+    for pair in pairs:
+        assert pair.chosen[0].content == right[pair.prompt.messages[0].content] != pair.rejected[0].content
+
+
+def test_a_task_that_is_never_solved_gives_its_reference_as_chosen_and_says_so(tmp_path):
+    result = reject(tasks(), Adder(), check, CONFIG, tmp_path)
+    pairs = read_preferences([tmp_path / "preferences.jsonl"])
+    hard = {f"{a}+{a + 1}" for a in range(10) if (a + 1) % 4 == 2}
+    from_reference = {p.prompt.messages[0].content for p in pairs if p.source == "reference"}
+    assert hard <= from_reference and result.n_reference_pairs == len(from_reference)
+    without = reject(tasks(), Adder(), check, replace_config(use_reference=False), tmp_path / "b")
+    assert without.n_reference_pairs == 0 and without.n_pairs == result.n_pairs - len(from_reference)
+
+
+def replace_config(**changes):
+    return CONFIG.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_killed_run_goes_on_and_gives_the_set_of_an_undisturbed_one(tmp_path, calls):
+    undisturbed, killed = tmp_path / "a", tmp_path / "b"
+    reject(tasks(), Adder(), check, CONFIG, undisturbed)
+    with pytest.raises(KeyboardInterrupt):
+        reject(tasks(), Adder(dies_after=calls), check, CONFIG, killed)
+    with (killed / "samples.jsonl").open("a") as file:
+        file.write('{"task": "t0", "answ')  # the kill came in the middle of a line
+    again = Adder()
+    reject(tasks(), again, check, CONFIG, killed)
+    assert again.calls == 3 - calls
+    assert contents(killed) == contents(undisturbed)
+
+
+def test_half_a_call_in_the_file_is_drawn_again(tmp_path):
+    reject(tasks(), Adder(), check, CONFIG, tmp_path)
+    whole = contents(tmp_path)
+    lines = whole["samples.jsonl"].splitlines(keepends=True)
+    (tmp_path / "samples.jsonl").write_text("".join(lines[:7]))
+    again = Adder()
+    reject(tasks(), again, check, CONFIG, tmp_path)
+    assert again.calls == 2 and contents(tmp_path) == whole
+
+
+def test_a_finished_run_draws_nothing_and_may_choose_other_rows(tmp_path):
+    first = reject(tasks(), Adder(), check, CONFIG, tmp_path)
+    unused = Adder()
+    more = reject(tasks(), unused, check, replace_config(pairs_per_task=4), tmp_path)
+    assert unused.calls == 0 and more.n_pairs > first.n_pairs and more.statistics == first.statistics
+
+
+def test_samples_of_other_settings_tasks_or_models_are_refused(tmp_path):
+    reject(tasks(), Adder(), check, CONFIG, tmp_path)
+    for arguments, named in [
+        ((tasks(), Adder(), check, replace_config(temperature=0.5)), "temperature"),
+        ((tasks(9), Adder(), check, CONFIG), "tasks"),
+    ]:
+        with pytest.raises(UsageError, match=named):
+            reject(*arguments, tmp_path)
+    with pytest.raises(UsageError, match="model"):
+        reject(tasks(), Adder(), check, CONFIG, tmp_path, model_fingerprint="other")
+
+
+def test_the_seed_decides_the_draws_and_nothing_else_does(tmp_path):
+    for name, config in [("a", CONFIG), ("b", CONFIG), ("c", replace_config(seed=4))]:
+        reject(tasks(), Adder(), check, config, tmp_path / name)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "a")["sft.jsonl"] != contents(tmp_path / "c")["sft.jsonl"] or (
+        contents(tmp_path / "a")["statistics.json"] != contents(tmp_path / "c")["statistics.json"]
+    )
+
+
+def test_impossible_requests_are_told_together(tmp_path):
+    twice = [tasks()[0], tasks()[0]]
+    with pytest.raises(ConfigError) as raised:
+        reject(twice, Adder(), check, replace_config(temperature=0.0), tmp_path)
+    assert len(raised.value.problems) == 2 and "'t0' occurs twice" in raised.value.problems[0]
+    with pytest.raises(ConfigError, match="no tasks"):
+        reject([], Adder(), check, CONFIG, tmp_path)
+
+
+# --- selection
+
+
+def answer(text, *, correct=False, finished=True):
+    return Answer(text, 2, finished, correct, "" if correct else "wrong")
+
+
+def samples(*answers, reference="R"):
+    return Samples("t", Dialog.of(("user", "q")), reference, answers)
+
+
+def test_the_most_frequent_right_answer_meets_the_most_frequent_mistake():
+    drawn = samples(
+        answer("a"), answer("b"), answer("b"), answer("Y", correct=True), answer("X", correct=True),
+        answer("X", correct=True),
+    )  # fmt: skip
+    pairs = preference_pairs(drawn, limit=3, use_reference=True)
+    assert [(p.chosen[0].content, p.rejected[0].content) for p in pairs] == [("X", "b"), ("X", "a"), ("Y", "b")]
+
+
+def test_answers_without_an_end_and_empty_ones_stand_in_no_row():
+    drawn = samples(answer("a", finished=False), answer(""), answer("X", correct=True))
+    assert preference_pairs(drawn, limit=3, use_reference=True) == []
+
+
+def test_a_verifier_that_refuses_the_reference_itself_makes_no_pair_of_equal_answers():
+    assert preference_pairs(samples(answer("R")), limit=1, use_reference=True) == []
+
+
+def test_pass_at_k_is_the_chance_over_all_subsets():
+    from itertools import combinations
+
+    for n_correct in range(6):
+        outcomes = [1] * n_correct + [0] * (5 - n_correct)
+        for k in range(1, 6):
+            subsets = list(combinations(outcomes, k))
+            assert pass_at_k(5, n_correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def test_statistics_count_signal_mistakes_and_unfinished_answers():
+    mixed = samples(answer("X", correct=True), answer("a"))
+    never = replace(mixed, answers=(answer("a"), answer("b", finished=False)))
+    statistics = summarize([mixed, never])
+    assert statistics.pass_at == {1: 0.25, 2: 0.5}
+    assert (statistics.with_signal, statistics.never_right, statistics.unfinished) == (0.5, 0.5, 0.25)
+    assert statistics.reasons == {"wrong": 3} and statistics.distinct == 2.0
+
+
+def test_samples_are_kept_as_json_lines_with_the_settings_first(tmp_path):
+    reject(tasks(), Adder(), check, CONFIG, tmp_path)
+    first, *rest = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert first["settings"]["samples_per_task"] == 6 and [r["task"] for r in rest] == [t.id for t in tasks()]
