@@ -5,7 +5,6 @@ import json
 
 import httpx
 import pytest
-from fake import FakeGenerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from puna.serve.app import create_app
 from puna.serve.config import ServeConfig
 from puna.serve.errors import ApiError
 from puna.serve.protocol import parse_chat_request
+from tests.serve.fake import FakeGenerator
 
 JSON = {"content-type": "application/json"}
 HI = [{"role": "user", "content": "Hi"}]

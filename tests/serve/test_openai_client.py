@@ -2,9 +2,9 @@
 
 import openai
 import pytest
-from fake import FakeGenerator
 
 from puna.serve.config import ServeConfig
+from tests.serve.fake import FakeGenerator
 
 HI = [{"role": "user", "content": "Hi"}]
 

@@ -1,19 +1,19 @@
 """Stop means stop: a client that leaves, a full queue, a signal, a port in use."""
 
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
-from fake import FakeGenerator
 
 from puna.core.errors import UsageError
 from puna.serve.config import ServeConfig
 from puna.serve.server import listen
+from tests.serve.fake import FakeGenerator
 
 ASK = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -115,8 +115,8 @@ def test_a_host_that_is_not_ours_is_a_usage_error(host):
 
 SERVER = """
 import sys
-sys.path.insert(0, {tests!r})
-from fake import FakeGenerator
+sys.path.insert(0, {root!r})
+from tests.serve.fake import FakeGenerator
 from puna.serve.config import ServeConfig
 from puna.serve.server import listen, serve
 generator = FakeGenerator(["word "] * 30)
@@ -130,7 +130,7 @@ assert "torch" not in sys.modules
 
 
 def test_a_signal_lets_the_running_answer_end_and_exits_with_0(tmp_path):
-    code = SERVER.format(tests=os.path.dirname(__file__))
+    code = SERVER.format(root=str(Path(__file__).parents[2]))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

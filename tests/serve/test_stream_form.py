@@ -5,12 +5,12 @@ import json
 import anyio
 import httpx
 import pytest
-from fake import FakeGenerator
 
 from puna.serve.app import create_app
 from puna.serve.config import ServeConfig
 from puna.serve.guard import GuardVerdict
 from puna.serve.replies import event
+from tests.serve.fake import FakeGenerator
 
 HEAD = (
     '"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"fake","system_fingerprint":null'

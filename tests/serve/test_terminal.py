@@ -4,10 +4,10 @@ import os
 import signal
 
 import pytest
-from fake import FakeGenerator
 
 from puna.core.generator import Sampling
 from puna.serve.terminal import chat_loop
+from tests.serve.fake import FakeGenerator
 
 
 def talk(generator, *lines, **settings):

@@ -98,6 +98,7 @@ function finish(item, message, problem) {
     const box = element("p", "wrong", problem.message || "The server cannot be reached.");
     box.setAttribute("role", "alert");
     box.append(button("Retry", () => again(item), "Retry the answer"));
+    box.append(button("Edit", () => edit(item), "Edit your message"));
     item.append(box);
     return;
   }
@@ -119,6 +120,19 @@ function again(item, message = null) {
   if (message) conversation.remove(message);
   item.remove();
   write();
+}
+
+/** Takes the last question back into the box: one that is too long would fail for ever. */
+function edit(item) {
+  if (running) return;
+  const last = conversation.messages.at(-1);
+  conversation.remove(last);
+  item.previousElementSibling.remove();
+  item.remove();
+  byId("empty").hidden = conversation.messages.length > 0;
+  question.value = last.content;
+  grow();
+  question.focus();
 }
 
 async function copy(node, text) {
