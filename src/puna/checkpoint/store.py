@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from puna.core import console
-from puna.core.errors import CorruptError, MissingError, PunaError
-from puna.core.files import TEMPORARY_PREFIX, need_free_space, remove_temporaries, seal, verify
+from puna.core.errors import CorruptError, MissingError, PunaError, UsageError
+from puna.core.files import TEMPORARY_PREFIX, is_sealed, need_free_space, remove_temporaries, seal, verify
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -66,7 +66,7 @@ class CheckpointStore:
         remove_temporaries(self.folder)
         need_free_space(self.folder, n_bytes)
         path = self.path(step)
-        write_whole(path, write, kind="checkpoint")
+        write_whole(path, write, kind="checkpoint", replace_any=True)
         self._prune()
         return path
 
@@ -103,20 +103,24 @@ class CheckpointStore:
                 _remove(self.path(step))
 
 
-def write_whole(path: Path, write: Callable[[Path], object], *, kind: str) -> str:
-    """Make a sealed folder appear whole or not at all, replacing what was there.
+def write_whole(path: Path, write: Callable[[Path], object], *, kind: str, replace_any: bool = False) -> str:
+    """Make a sealed folder appear whole or not at all, replacing the sealed or empty folder that was there.
 
     Args:
         path: Final name.
         write: Writes the content into the empty folder that it is given.
         kind: For the seal.
+        replace_any: Replace a folder without a seal too (a damaged checkpoint).
 
     Returns:
         The folder's fingerprint.
 
     Raises:
+        UsageError: At `path` is something that was not made here.
         PunaError: It cannot be written; what was at `path` is still there.
     """
+    if path.exists() and not (replace_any or is_sealed(path)) and (path.is_file() or any(path.iterdir())):
+        raise UsageError(f"{path} is there already and holds other files; choose another folder. Nothing was written.")
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
