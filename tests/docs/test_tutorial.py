@@ -24,4 +24,4 @@ def test_every_command_of_the_tutorial_ends_well(tmp_path):
             ["bash", "-c", line], cwd=tmp_path, env=environment, input="", capture_output=True, text=True
         )
         assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    assert (tmp_path / "runs/demo/report.html").is_file()
+    assert (tmp_path / "runs/demo/report/report.html").is_file()

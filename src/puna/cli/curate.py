@@ -11,7 +11,7 @@ Python library, exercises), drops what a filter refuses or was seen before, and 
 command = stage_command(
     "curate",
     HELP,
-    "puna curate demo/corpus",
-    "puna curate demo/corpus --dry-run",
+    "puna curate demo/curate",
+    "puna curate demo/curate --dry-run",
     "puna curate my-corpus.toml out=runs/mine/corpus",
 )

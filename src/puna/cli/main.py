@@ -75,7 +75,7 @@ EXAMPLES = """\b
 Examples:
   puna demo
   puna show demo/pretrain
-  puna train demo/pretrain train.steps=100
+  puna train demo/pretrain train.steps=2000
   puna chat runs/demo/assistant
 """
 

@@ -11,7 +11,7 @@ from puna.cli.stage_verb import HELP, examples, recipe_arguments, run_options
     epilog=examples(
         "puna run demo",
         "puna run demo --dry-run",
-        "puna run demo pretrain.train.steps=100 --accept-drift",
+        "puna run demo pretrain.train.steps=2000 --accept-drift",
         "puna run my-pipeline.toml",
     ),
 )

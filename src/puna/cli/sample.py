@@ -10,6 +10,6 @@ Draws several answers to every prompt, checks them, and pairs a right one with a
 command = stage_command(
     "sample",
     HELP,
-    "puna sample demo/pairs",
-    "puna sample demo/pairs --dry-run",
+    "puna sample demo/sample",
+    "puna sample demo/sample --dry-run",
 )

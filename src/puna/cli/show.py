@@ -11,7 +11,7 @@ from puna.cli.stage_verb import HELP, examples
     epilog=examples(
         "puna show demo",
         "puna show demo/pretrain",
-        "puna show demo/pretrain train.steps=100",
+        "puna show demo/pretrain train.steps=2000",
         "puna show demo/pretrain --toml > mine.toml",
         "puna show --stage 'tokenize train'",
     ),

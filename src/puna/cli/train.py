@@ -13,5 +13,5 @@ command = stage_command(
     HELP,
     "puna train demo/pretrain",
     "puna train demo/pretrain --dry-run",
-    "puna train demo/pretrain train.steps=100 out=runs/trial",
+    "puna train demo/pretrain train.steps=2000 out=runs/trial",
 )
