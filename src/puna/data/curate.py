@@ -54,7 +54,7 @@ _KEPT_PROBLEMS = 10_000  # of one task, in the quarantine file; all of them are 
 class CurateConfig(Config):
     """What goes into a corpus."""
 
-    sources: tuple[SourceEntry, ...] = Field(min_length=1)
+    sources: tuple[SourceEntry, ...]
     """Where text comes from, `[[sources]]` tables; their order is the corpus's order, and earlier copies win."""
     filters: tuple[FilterEntry, ...] = ()
     """Filters, `[[filters]]` tables, asked in this order."""
@@ -64,7 +64,9 @@ class CurateConfig(Config):
     """Dropped documents to write down for each reason of each task."""
 
     @model_validator(mode="after")
-    def _names_differ(self) -> "CurateConfig":
+    def _sources_fit_together(self) -> "CurateConfig":
+        if not self.sources:  # not a bound of the field: pydantic would say it again for every bad source
+            raise ValueError("a corpus needs at least one source, a [[sources]] table")
         twice = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
         if twice:
             raise ValueError(f"two sources are called {', '.join(map(repr, twice))}; give each its own name")

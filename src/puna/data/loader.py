@@ -1,5 +1,4 @@
-"""The loader: packed batches from shards, mixed by weight, the same on any number of ranks, resumable from a small
-state.
+"""The loader: packed batches from shards, mixed by weight, the same on any number of ranks, exactly resumable.
 
 A row holds documents of one source, so every row counts the same number of tokens, and a mix by weight of tokens is
 a mix of rows. The source of each row is chosen by error diffusion: every source earns its weight a row, the richest
@@ -35,8 +34,8 @@ class PackedLoader:
 
     Args:
         shard_sets: Where the tokens are. A source's name may occur in one set only.
-        weights: Share of the tokens by source name; they are normalised. None means by size. A weight of 0 leaves a source out,
-            and so does leaving it out of a mapping.
+        weights: Share of the tokens by source name, normalised. None means by size. A source without a weight, or with
+            0, is left out.
         rows: Rows of the global batch.
         sequence_length: Tokens of a row.
         seed: Seed of the order.
@@ -181,9 +180,7 @@ def _merge(shard_sets: Sequence[ShardSet], split: Split) -> dict[str, Any]:
     for shard_set in shard_sets:
         if shard_set.tokenizer != shard_sets[0].tokenizer:
             raise ConfigError(
-                [
-                    f"{shard_set.path} was made with another tokenizer than {shard_sets[0].path}; tokenize one of them again"
-                ]
+                [f"{shard_set.path} and {shard_sets[0].path} have different tokenizers; make one of them again"]
             )
         for name, source in shard_set.sources(split).items():
             if name in sources:

@@ -63,7 +63,7 @@ def pack(lengths: NDArray[np.int64], *, rows: int, capacity: int) -> Packing:
 def _best_fit(
     order: list[int], lengths: NDArray[np.int64], rows: range, capacity: int
 ) -> tuple[list[int], list[int], list[tuple[int, int]], list[int]]:
-    """Lay pieces, given longest first, into rows. Returns placed pieces, their rows, `(free, row)` left, and misfits."""
+    """Lay pieces, given longest first, into rows. Returns placed pieces, their rows, `(free, row)` left, misfits."""
     # One sorted list of `free * scale + row`: a bisection finds the tightest row, and there are few rows in a window.
     scale = rows.stop + 1
     spaces = [capacity * scale + row for row in rows]

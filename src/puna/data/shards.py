@@ -1,6 +1,6 @@
 """Shards: tokens on disk as the loader reads them, with the way back from every token to its document.
 
-    NAME.tokens.bin              uint32, little endian: <|begin_of_text|> tokens <|end_of_text|>, document after document
+    NAME.tokens.bin              uint32, little endian: each document as <|begin_of_text|> tokens <|end_of_text|>
     NAME.ends.bin                uint64, little endian: where each document ends, in tokens
     NAME.documents.jsonl.zst     for each document its id, source, url, licence, language and metadata
     manifest.json                tokenizer, and for each shard its source, split, counts and checksums
@@ -74,7 +74,7 @@ class Shard:
         size, width = path.stat().st_size, np.dtype(dtype).itemsize
         if size != count * width:
             raise CorruptError(
-                f"{path} has {size} bytes, {MANIFEST} says {count * width}. Make {self.folder} again, or restore the file."
+                f"{path} has {size} bytes, {MANIFEST} says {count * width}. Make {self.folder} again, or restore it."
             )
         # a plain array over the map: slicing a np.memmap costs ten times as much
         return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if count else np.empty(0, dtype)
@@ -185,7 +185,7 @@ class ShardSet:
                 path = self.shards[record["name"]].path(part)
                 if not path.is_file() or sha256_file(path) != digest:
                     raise CorruptError(
-                        f"{path} is not what its checksum says: some bytes changed. Make {self.path} again, or restore it."
+                        f"{path} is not what its checksum says: bytes changed. Make {self.path} again, or restore it."
                     )
 
     def sources(self, split: Split = "train") -> dict[str, TokenSource]:

@@ -79,7 +79,7 @@ def gopher_quality(document: Document, config: GopherQualityConfig) -> Verdict:
     n = len(words)
     mean_length = sum(map(len, words)) / n
     ellipses = sum(text.count(mark) for mark in _ELLIPSES)
-    alphabetic = sum(1 for word in words if any(map(str.isalpha, word))) / n
+    alphabetic = sum(1 for word in words if word.isalpha() or any(map(str.isalpha, word))) / n
     bullets = sum(1 for line in lines if line.startswith(_BULLETS)) / len(lines)
     trailing = sum(1 for line in lines if line.endswith(_ELLIPSES)) / len(lines)
     name = "gopher_quality"
@@ -127,10 +127,12 @@ def gopher_repetition(document: Document, config: GopherRepetitionConfig) -> Ver
         if not verdict.keep:
             return verdict
     for n, limit in enumerate(config.max_duplicate_ngrams, start=5):
-        covered = duplicate_ngram_characters(words, lengths, n)
-        verdict = above(f"{name}: duplicate {n}-grams", covered / len(text), limit)
-        if not verdict.keep:
-            return verdict
+        covered = duplicate_ngram_characters(words, lengths, n) / len(text)
+        if covered > limit:
+            return above(f"{name}: duplicate {n}-grams", covered, limit)
+        # a repeated (n+1)-gram is made of repeated n-grams, so coverage can only fall as n grows
+        if covered <= min(config.max_duplicate_ngrams):
+            break
     return KEPT
 
 

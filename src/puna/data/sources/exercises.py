@@ -26,7 +26,7 @@ class ExercisesConfig(SourceConfig):
     count: int = Field(default=100_000, ge=1)
     """How many exercises to generate."""
     per_document: int = Field(default=1, ge=1)
-    """Exercises in one document, separated by an empty line; more than 1 shows the model what few-shot prompts look like."""
+    """Exercises in one document, separated by an empty line; several look like a few-shot prompt."""
     seed: int = Field(default=0, ge=0)
     """Seed of the generator."""
     task_exercises: int = Field(default=20_000, ge=1)

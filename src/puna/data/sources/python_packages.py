@@ -110,7 +110,8 @@ def _read_package(
         text = _description(fields)
         if text.strip():
             yield Document(text, config.name, address, licence, language)
-    for file in sorted(distribution.files or [], key=str):
+    # prose before docstrings, so that a package at its limit gives what people wrote to be read
+    for file in sorted(distribution.files or [], key=lambda f: (f.suffix == ".py", str(f))):
         path = PurePosixPath(file)
         if ".." in path.parts or path.parts[0].endswith((".dist-info", ".egg-info")) or _TESTS & set(path.parts):
             continue
