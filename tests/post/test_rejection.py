@@ -1,6 +1,9 @@
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import pytest
 
@@ -184,8 +187,6 @@ def test_a_verifier_that_refuses_the_reference_itself_makes_no_pair_of_equal_ans
 
 
 def test_pass_at_k_is_the_chance_over_all_subsets():
-    from itertools import combinations
-
     for n_correct in range(6):
         outcomes = [1] * n_correct + [0] * (5 - n_correct)
         for k in range(1, 6):
@@ -206,3 +207,8 @@ def test_samples_are_kept_as_json_lines_with_the_settings_first(tmp_path):
     reject(tasks(), Adder(), check, CONFIG, tmp_path)
     first, *rest = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert first["settings"]["samples_per_task"] == 6 and [r["task"] for r in rest] == [t.id for t in tasks()]
+
+
+def test_rejection_sampling_loads_no_torch():
+    code = "import sys, puna.post.rejection; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
