@@ -87,8 +87,16 @@ def child(who: str, path: Path, n_ranks: int) -> None:
     start = time.perf_counter()
     (train_ours if who == "ours" else train_theirs)(path, n_ranks)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    print(json.dumps({"seconds": seconds, "peak_gib": peak}))
+    print(json.dumps({"seconds": seconds, "peak_gib": peak_gib()}))
+
+
+def peak_gib() -> float:
+    """Largest resident memory of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss would count the parent's memory before exec
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
 
 
 def measure_training(path: Path, n_ranks: int, repeats: int) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ import os
 import re
 import sysconfig
 import tarfile
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -25,12 +26,10 @@ def need(path: Path) -> Path:
 @cache
 def cl100k_ranks() -> Ranks:
     source = need(DATA / "tokenizer" / "cl100k.tiktoken.gz")
-    plain = Path(os.environ.get("PYTEST_TMPDIR", "/tmp")) / f"cl100k-{os.getpid()}.tiktoken"
-    plain.write_bytes(gzip.decompress(source.read_bytes()))
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "cl100k.tiktoken"
+        plain.write_bytes(gzip.decompress(source.read_bytes()))
         return read_ranks(plain)
-    finally:
-        plain.unlink()
 
 
 @cache

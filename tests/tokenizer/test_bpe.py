@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puna.core.errors import CorruptError, MissingError, UsageError
+from puna.tokenizer import engines
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.engines import open_engine
 from puna.tokenizer.specials import COUNT, Specials
@@ -80,6 +81,15 @@ def test_a_million_equal_characters_are_no_trap(cl100k):
         start = time.perf_counter()
         assert cl100k.decode(cl100k.encode(text)) == text
         assert time.perf_counter() - start < 10
+
+
+def test_renewing_the_engine_changes_no_id(small, monkeypatch):
+    monkeypatch.setattr(engines, "RENEW_BYTES", 1000)
+    engine = open_engine(small.ranks, name="gigatoken")
+    texts = [text[:3000] for text in corpus.stdlib_texts(8)]
+    assert [engine.encode(text).tolist() for text in texts] == [small.encode(text) for text in texts]
+    many = engine.encode_many(texts, threads=2)
+    assert [ids.tolist() for ids in many] == [small.encode(text) for text in texts]
 
 
 def test_tokens_that_merges_never_reach_are_taken_whole_as_tiktoken_does(small):

@@ -132,7 +132,8 @@ class Tokenizer:
 
         Args:
             texts: Ordinary texts.
-            threads: 1 works in this thread; more uses the engine's pool, which for gigatoken has one thread a core.
+            threads: 1 works in this thread; more uses the engine's pool, which for gigatoken has one thread a
+                core. In a forked worker process use 1: a pool does not survive a fork.
 
         Returns:
             One uint32 array `[T]` a text, in order.

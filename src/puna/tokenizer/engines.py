@@ -8,6 +8,9 @@ one. Tiktoken is the reference.
 The one difference between them is their Unicode: gigatoken knows the 4,657 letters that Unicode 17 added, tiktoken
 takes them for symbols, as it did when Llama 3 was made. A text with one of those goes through tiktoken.
 
+Gigatoken never forgets a pre-token, about 60 bytes each, so it is built anew after every `RENEW_BYTES` of text: half a
+second for the largest vocabulary, and memory stays bounded however much is encoded.
+
 Neither takes half of a surrogate pair; like tiktoken's own front door, `mend` replaces it by U+FFFD.
 """
 
@@ -35,6 +38,7 @@ except ImportError:
 EngineName = Literal["gigatoken", "tiktoken"]
 Ids = npt.NDArray[np.uint32]
 _said: set[str] = set()
+RENEW_BYTES = 512 << 20
 
 # Letters of Unicode 17 that are not in Unicode 16, first and last of each range: all code points where the two engines
 # differ, found by trying each.
@@ -97,9 +101,9 @@ class _Gigatoken:
     name: EngineName = "gigatoken"
 
     def __init__(self, ranks: Mapping[bytes, int]) -> None:
-        assert gigatoken is not None, "gigatoken is installed"
-        self._backend = gigatoken.Tokenizer.from_json(json.dumps(to_json(ranks, None), ensure_ascii=False))
+        self._json = json.dumps(to_json(ranks, None), ensure_ascii=False)
         self._ranks = ranks
+        self._renew()
 
     @cached_property
     def _reference(self) -> "_Tiktoken":
@@ -109,7 +113,7 @@ class _Gigatoken:
         data = _utf8(piece)
         if _has_new_letter(data):
             return self._reference.encode(piece)
-        return self._backend.encode(data)
+        return self._fresh_backend(len(data)).encode(data)
 
     def encode_many(self, pieces: Sequence[str], *, threads: int) -> list[Ids]:
         if threads == 1:
@@ -118,12 +122,25 @@ class _Gigatoken:
         apart = [i for i, data in enumerate(together) if _has_new_letter(data)]
         for i in apart:
             together[i] = b""
-        layout: Any = self._backend.encode_batch(together, parallel=True).layout  # awkward's ListOffsetArray
+        backend = self._fresh_backend(sum(map(len, together)))
+        layout: Any = backend.encode_batch(together, parallel=True).layout  # awkward's ListOffsetArray
         offsets, ids = layout.offsets.data, layout.content.data
         encoded = [np.asarray(ids[a:b]) for a, b in pairwise(offsets)]
         for i in apart:
             encoded[i] = self._reference.encode(pieces[i])
         return encoded
+
+    def _fresh_backend(self, n_bytes: int) -> Any:
+        # Threads may race here; then a renewal comes a little early or late, which changes no id.
+        if self._bytes_until_renewal <= 0:
+            self._renew()
+        self._bytes_until_renewal -= n_bytes
+        return self._backend
+
+    def _renew(self) -> None:
+        assert gigatoken is not None, "gigatoken is installed"
+        self._backend = gigatoken.Tokenizer.from_json(self._json)
+        self._bytes_until_renewal = RENEW_BYTES
 
 
 class _Tiktoken:

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from puna.core.errors import CorruptError, PunaError, UsageError
+from puna.core.errors import CorruptError, UsageError
 from puna.core.files import atomic_open, read_json, write_json
 from puna.tokenizer.ranks import Ranks, check_ranks
 from puna.tokenizer.specials import COUNT, Specials
@@ -167,8 +167,6 @@ def read_tokenizer_json(path: Path) -> tuple[Ranks, Specials]:
             f"{path} is not a Llama 3 tokenizer.json: {type(error).__name__} {error}. It needs a byte-level BPE model "
             f"with {COUNT} special tokens after it."
         ) from error
-    except PunaError:
-        raise
     return ranks, Specials.of(len(ranks), names)
 
 
