@@ -1,0 +1,86 @@
+"""`puna dpo`: a model and preference pairs in, a model that prefers the better answers out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from puna.core import console
+from puna.core.files import fingerprint
+from puna.core.run_folder import RunFolder
+from puna.post.dpo import DpoConfig
+from puna.stages.stage import PlanRow, Stage, StageRecipe
+from puna.stages.training import NEUTRAL, cost_rows, load_start
+from puna.train.config import TrainConfig
+
+
+class DpoRecipe(StageRecipe):
+    """A model, the pairs it learns from, and how."""
+
+    start_from: Path
+    """The checkpoint to begin with; it is the reference too."""
+    pairs: tuple[Path, ...] = Field(min_length=1)
+    """JSONL files of preference rows: `prompt`, `chosen`, `rejected`."""
+    data: DpoConfig = DpoConfig()
+    """How pairs become batches and a loss."""
+    train: TrainConfig = TrainConfig()
+    """The training loop."""
+
+
+def inputs(recipe: DpoRecipe) -> Mapping[str, Path]:
+    """The checkpoint and the files of pairs."""
+    return {"start_from": recipe.start_from, **{f"pairs.{i}": path for i, path in enumerate(recipe.pairs)}}
+
+
+def plan(recipe: DpoRecipe) -> Sequence[PlanRow]:
+    """What the run costs, without the one forward pass of the reference."""
+    from puna.checkpoint.format import load_config
+
+    shape = load_config(recipe.start_from)
+    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+
+
+def run(recipe: DpoRecipe, folder: RunFolder) -> None:
+    """Optimize to the end of the recipe."""
+    from puna.checkpoint.card import Card
+    from puna.post.dpo import DpoBatches, dpo_loss
+    from puna.post.pairs import encode_pairs
+    from puna.post.preference_rows import read_preferences
+    from puna.post.reference import cached_reference
+    from puna.train.loop import train
+
+    settings = recipe.data
+    preferences = read_preferences(recipe.pairs)
+    model, _, tokenizer = load_start(recipe.start_from)
+    pairs = encode_pairs(
+        preferences, tokenizer, sequence_length=settings.sequence_length, format_mask=settings.format_mask
+    )
+    console.say(f"{len(pairs.answers)} of {len(preferences)} pairs; left out: {dict(pairs.dropped) or 'none'}")
+    pad = tokenizer.specials.pad
+    reference = None
+    if settings.needs_reference:
+        reference = cached_reference(
+            model,
+            pairs,
+            settings,
+            pad=pad,
+            model_fingerprint=fingerprint(recipe.start_from),
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            folder=folder.work,
+        )
+    train(
+        model,
+        loss=dpo_loss(settings, pairs=pairs),
+        batches=DpoBatches(pairs, settings, pad=pad, reference=reference),
+        config=recipe.train,
+        run=folder,
+        tokenizer=tokenizer,
+        card=Card(
+            name=recipe.name or "dpo",
+            made_by="direct preference optimization",
+            made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
+        ),
+    )
+
+
+STAGE = Stage(verb="dpo", recipe=DpoRecipe, inputs=inputs, plan=plan, run=run, neutral=NEUTRAL)

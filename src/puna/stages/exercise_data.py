@@ -1,0 +1,46 @@
+"""Exercises as data for the stages: dialogs to learn from, and tasks whose answers can be checked."""
+
+from pydantic import Field
+
+from puna.core.config import Config
+from puna.exercises import generate
+from puna.exercises.exercise import Exercise, Level
+from puna.post.dialogs import DialogRow
+from puna.post.rejection import Task
+
+SOURCE = "exercises"
+
+
+class ExerciseConfig(Config):
+    """Exercises of the project's own generator, always of the train split."""
+
+    n: int = Field(default=10_000, ge=1)
+    """How many to draw."""
+    seed: int = 0
+    """Seed of the stream."""
+    kinds: tuple[str, ...] = ()
+    """Kinds to draw from; none means all."""
+    levels: tuple[Level, ...] = (1, 2, 3)
+    """Difficulties to draw from."""
+    turns: int = Field(default=1, ge=1)
+    """The most exercises in one dialog."""
+
+
+def dialog_rows(config: ExerciseConfig) -> list[DialogRow]:
+    """Dialogs of one or more exercises, as the fine-tuning reader would give them."""
+    drawn = generate.dialogs(
+        "train", n=config.n, seed=config.seed, kinds=config.kinds or None, levels=config.levels, turns=config.turns
+    )
+    return [DialogRow(dialog, source=SOURCE) for dialog in drawn]
+
+
+def tasks(config: ExerciseConfig) -> list[Task]:
+    """Single questions with their reference answer; the payload is the exercise, for the verifier."""
+    drawn = generate.generate("train", n=config.n, seed=config.seed, kinds=config.kinds or None, levels=config.levels)
+    return [_task(number, exercise) for number, exercise in enumerate(drawn)]
+
+
+def _task(number: int, exercise: Exercise) -> Task:
+    dialog = exercise.as_dialog()
+    prompt = type(dialog)(dialog.messages[:-1])
+    return Task(id=f"{number}:{exercise.key}", prompt=prompt, reference=exercise.response, payload=exercise)

@@ -1,0 +1,142 @@
+"""`puna train`: shards in, a base model out; from scratch, or on from any Llama checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from puna.core.config import Config
+from puna.core.files import fingerprint
+from puna.core.run_folder import RunFolder
+from puna.stages.model_choice import ModelChoice
+from puna.stages.stage import PlanRow, Stage, StageRecipe
+from puna.stages.training import NEUTRAL, cost_rows
+from puna.train.config import TrainConfig
+
+
+class TokensConfig(Config):
+    """What the model reads."""
+
+    shards: tuple[Path, ...] = Field(min_length=1)
+    """Shard sets, from `puna tokenize pack`."""
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Share of the tokens by source name; empty takes every source by its size."""
+    rows: int = Field(default=8, ge=1)
+    """Rows of a batch."""
+    sequence_length: int = Field(default=2048, ge=2)
+    """Tokens of a row; a document that is longer is cut, and no piece sees another document."""
+    window_rows: int = Field(default=64, ge=1)
+    """Rows packed together: more shuffles wider and cuts fewer documents."""
+    seed: int = 0
+    """Seed of the order."""
+    held_out_batches: int = Field(default=4, ge=0)
+    """Batches of held-out documents for the loss on unseen text."""
+    verify: bool = True
+    """Check every shard against its checksum at the start."""
+
+
+class PretrainRecipe(StageRecipe):
+    """A model, what it reads, and how it is trained."""
+
+    tokenizer: Path | None = None
+    """The tokenizer that made the shards. Needed for a new model; a continued one brings its own."""
+    start_from: Path | None = None
+    """Continue from this checkpoint (any Llama folder) instead of new weights; `model` is then not looked at."""
+    model: ModelChoice = ModelChoice()
+    """Shape of a new model."""
+    data: TokensConfig
+    """The tokens."""
+    train: TrainConfig = TrainConfig()
+    """The training loop."""
+
+    @model_validator(mode="after")
+    def _has_a_beginning(self) -> "PretrainRecipe":
+        if (self.tokenizer is None) == (self.start_from is None):
+            raise ValueError("give tokenizer for a new model, or start_from to continue one: one of the two")
+        return self
+
+
+def inputs(recipe: PretrainRecipe) -> Mapping[str, Path]:
+    """Tokenizer or checkpoint, and the shards."""
+    named = {"tokenizer": recipe.tokenizer, "start_from": recipe.start_from}
+    shards = {f"data.shards.{i}": path for i, path in enumerate(recipe.data.shards)}
+    return {key: path for key, path in (named | shards).items() if path is not None}
+
+
+def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
+    """What the run costs."""
+    from puna.checkpoint.format import load_config
+    from puna.model.config import SIZES
+
+    if recipe.start_from is not None:
+        shape = load_config(recipe.start_from)
+    else:
+        # before the tokenizer is made, the size's own vocabulary stands in for it
+        shape = recipe.model.resolve(vocab_size=_vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size)
+    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+
+
+def _vocab_size(tokenizer: Path | None) -> int | None:
+    from puna.tokenizer.bpe import Tokenizer
+
+    return Tokenizer.load(tokenizer).vocab_size if tokenizer and tokenizer.exists() else None
+
+
+def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
+    """Train to the end of the recipe."""
+    from puna.checkpoint.card import Card
+    from puna.core.errors import ConfigError
+    from puna.data.loader import PackedLoader
+    from puna.data.shards import ShardSet
+    from puna.model.init import init_weights
+    from puna.model.transformer import Transformer
+    from puna.stages.training import load_start
+    from puna.tokenizer.bpe import Tokenizer
+    from puna.train.loop import train
+    from puna.train.loss import next_token_loss
+    from puna.train.pretrain import first_batches, held_out
+
+    if recipe.start_from is not None:
+        model, shape, tokenizer = load_start(recipe.start_from)
+    else:
+        assert recipe.tokenizer is not None, "checked by the recipe"
+        tokenizer = Tokenizer.load(recipe.tokenizer)
+        shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
+        model = init_weights(Transformer(shape), recipe.model.init_seed)
+    data = recipe.data
+    sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
+    strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]
+    if strange:
+        raise ConfigError([f"{path} was made with another tokenizer; pack it again with this one" for path in strange])
+
+    def loader(split: str) -> PackedLoader:
+        return PackedLoader(
+            sets,
+            weights=data.weights or None,
+            rows=data.rows,
+            sequence_length=data.sequence_length,
+            seed=data.seed,
+            split="held_out" if split == "held_out" else "train",
+            window_rows=data.window_rows,
+        )
+
+    evaluate = None
+    if data.held_out_batches and any(s.sources("held_out") for s in sets):
+        evaluate = held_out(first_batches(loader("held_out"), data.held_out_batches))
+    train(
+        model,
+        loss=next_token_loss,
+        batches=loader("train"),
+        config=recipe.train,
+        run=folder,
+        tokenizer=tokenizer,
+        evaluate=evaluate,
+        card=Card(
+            name=recipe.name or "base",
+            made_by="pretraining" if recipe.start_from is None else "continued pretraining",
+            made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
+        ),
+    )
+
+
+STAGE = Stage(verb="train", recipe=PretrainRecipe, inputs=inputs, plan=plan, run=run, neutral=(*NEUTRAL, "data.verify"))

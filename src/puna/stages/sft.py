@@ -1,0 +1,88 @@
+"""`puna sft`: a model and dialogs in, a model that answers out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from puna.core import console
+from puna.core.files import fingerprint
+from puna.core.run_folder import RunFolder
+from puna.post.sft import SftConfig
+from puna.stages.exercise_data import ExerciseConfig, dialog_rows
+from puna.stages.stage import PlanRow, Stage, StageRecipe
+from puna.stages.training import NEUTRAL, cost_rows, load_start
+from puna.train.config import TrainConfig
+
+
+class SftRecipe(StageRecipe):
+    """A model, the dialogs it learns from, and how."""
+
+    start_from: Path
+    """The checkpoint to begin with."""
+    dialogs: tuple[Path, ...] = ()
+    """JSONL files or folders of them: OpenAI messages, ShareGPT or Alpaca."""
+    form: Literal["auto", "openai", "sharegpt", "alpaca"] = "auto"
+    """What the files hold; auto looks at each row."""
+    exercises: ExerciseConfig | None = None
+    """Exercises of the project's own generator, alone or beside the files."""
+    data: SftConfig = SftConfig()
+    """How dialogs become batches."""
+    train: TrainConfig = TrainConfig()
+    """The training loop."""
+
+    @model_validator(mode="after")
+    def _has_dialogs(self) -> "SftRecipe":
+        if not self.dialogs and self.exercises is None:
+            raise ValueError("give dialogs = [files] or an [exercises] table: there is nothing to learn from")
+        return self
+
+
+def inputs(recipe: SftRecipe) -> Mapping[str, Path]:
+    """The checkpoint and the files of dialogs."""
+    return {"start_from": recipe.start_from, **{f"dialogs.{i}": path for i, path in enumerate(recipe.dialogs)}}
+
+
+def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
+    """What the run costs."""
+    from puna.checkpoint.format import load_config
+
+    shape = load_config(recipe.start_from)
+    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+
+
+def run(recipe: SftRecipe, folder: RunFolder) -> None:
+    """Fine-tune to the end of the recipe."""
+    from puna.checkpoint.card import Card
+    from puna.post.dialogs import read_dialogs
+    from puna.post.sft import SftBatches
+    from puna.train.loop import train
+    from puna.train.loss import next_token_loss
+
+    rows = read_dialogs(recipe.dialogs, form=recipe.form) if recipe.dialogs else []
+    if recipe.exercises is not None:
+        rows += dialog_rows(recipe.exercises)
+    model, _, tokenizer = load_start(recipe.start_from)
+    batches = SftBatches(rows, tokenizer, recipe.data)
+    report = batches.report
+    console.say(
+        f"{report.n_kept} of {report.n_dialogs} dialogs, {report.n_tokens} tokens of which {report.n_targets} are "
+        f"targets; {report.n_truncated} cut, left out: {dict(report.dropped) or 'none'}"
+    )
+    train(
+        model,
+        loss=next_token_loss,
+        batches=batches,
+        config=recipe.train,
+        run=folder,
+        tokenizer=tokenizer,
+        card=Card(
+            name=recipe.name or "sft",
+            made_by="supervised fine-tuning",
+            made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
+        ),
+    )
+
+
+STAGE = Stage(verb="sft", recipe=SftRecipe, inputs=inputs, plan=plan, run=run, neutral=NEUTRAL)

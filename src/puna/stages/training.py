@@ -1,0 +1,80 @@
+"""What the three training stages share: which settings decide nothing, the first weights, and what a run costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from puna.core import console
+from puna.model.config import ModelConfig
+from puna.model.transformer import Transformer
+from puna.stages.stage import PlanRow
+from puna.tokenizer.bpe import Tokenizer
+from puna.train.config import TrainConfig
+
+NEUTRAL = tuple(
+    f"train.{name}"
+    for name in (
+        "log_every_steps",
+        "save_every_steps",
+        "save_every_seconds",
+        "keep_last",
+        "keep_every_steps",
+        "device",
+        "threads",
+    )
+)
+"""Settings that change how a run is done, not what comes out (threads: up to the last bits)."""
+
+_ADAMW_BYTES = 16  # fp32 weight, gradient and two moments
+_EXPECTED_MFU = 0.5  # of the measured matmul rate; small models on CPUs reach .4 to .7
+
+
+def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
+    """The model that a post-training stage begins with, in fp32, and its tokenizer."""
+    import torch
+
+    from puna.checkpoint.format import load_model, load_tokenizer
+
+    model, shape = load_model(path, dtype=torch.float32)
+    return model, shape, load_tokenizer(path)
+
+
+def cost_rows(
+    shape: ModelConfig, train: TrainConfig, *, rows: int, sequence_length: int, share: float = 1.0
+) -> Sequence[PlanRow]:
+    """What a run costs, for `--dry-run`.
+
+    Args:
+        shape: The model.
+        train: Length of the run.
+        rows: Rows of a batch.
+        sequence_length: Tokens of a row.
+        share: Mean document length over the row's, as far as it is known: attention costs that much less.
+
+    Returns:
+        Parameters, tokens, FLOPs, memory, disk and time.
+    """
+    from puna.train.machine import choose_machine
+    from puna.train.matmul_rate import matmul_rate
+
+    batch = rows * sequence_length
+    tokens = batch * train.accumulation * train.steps
+    causal = shape.flops_per_token(sequence_length * share, convention="causal")
+    full = shape.flops_per_token(sequence_length * share, convention="full")
+    machine = choose_machine(train.device, train.precision)
+    rate = matmul_rate(machine.device, machine.dtype)
+    per_token = 4 * (4 * shape.dim + (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 3 * shape.ffn_dim)
+    activations = batch * shape.n_layers * per_token
+    weights = _ADAMW_BYTES * shape.parameters()
+    checkpoint = 12 * shape.parameters()
+    seconds = tokens * causal / (rate * _EXPECTED_MFU)
+    room = f"{console.short_bytes(weights)} weights and AdamW, {console.short_bytes(activations)} activations"
+    pace = f"at {_EXPECTED_MFU:.0%} of {rate / 1e9:.3g} GFLOP/s on {machine.device}"
+    return [
+        ("parameters", f"{shape.parameters():,}"),
+        ("tokens", f"{tokens:,} in {train.steps} steps of {batch * train.accumulation:,}"),
+        ("FLOPs per token", f"{console.short_number(causal)} causal, {console.short_number(full)} full attention"),
+        ("FLOPs in all", f"{tokens * causal:.3g} (causal)"),
+        ("memory, about", room),
+        ("disk, about", console.short_bytes(checkpoint * (train.keep_last + 1))),
+        ("time, about", f"{console.short_time(seconds)} {pace}"),
+    ]
