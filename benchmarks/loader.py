@@ -3,9 +3,9 @@
     python benchmarks/loader.py --quick --json
 
 The floor is what no loader can beat: reading uint32 tokens from the map in order and writing them as int64 tokens and
-shifted int64 targets, with int32 positions from one count. The loader does the same with documents in random order, packed,
-mixed from two sources, with masked targets and positions that restart. Both run in turns in one process, so that other
-work on the machine disturbs both; the best turn of each counts, and CPU time is printed beside it.
+shifted int64 targets, with int32 positions from one count. The loader does the same with documents in random order,
+packed, mixed from two sources, with masked targets and positions that restart. Both run in turns in one process, so
+that other work on the machine disturbs both; the best turn of each counts, and CPU time is printed beside it.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Small shard sets for the tests of the loader: every token's id tells its document and its place in it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from puna.data.shards import FORMAT, MANIFEST, ShardSet
 BOS, END, STRIDE = 1, 2, 1 << 12
 
 
-def make_set(folder: Path, lengths: dict[str, list[int]], *, documents_per_shard: int = 1 << 30) -> ShardSet:
+def make_set(
+    folder: Path, lengths: dict[str, list[int]], *, documents_per_shard: int = 1 << 30, held_out: Sequence[str] = ()
+) -> ShardSet:
     """A set whose source `name` has documents of `lengths[name]` content tokens.
 
-    Content token j of document i of a set has id `(i + 1) * STRIDE + j`, counted over all sources.
+    The sources in `held_out` are in that split too. Content token j of document i of a set has id `(i + 1) * STRIDE + j`, counted over all sources.
     """
     records, number = [], 0
     for name, sizes in lengths.items():
@@ -26,5 +29,7 @@ def make_set(folder: Path, lengths: dict[str, list[int]], *, documents_per_shard
                     tokens = number * STRIDE + np.arange(size)
                     writer.add(Document(f"text {number}", name, f"{name}/{number}"), tokens.astype(np.uint32))
             records.append(writer.record)
+            if name in held_out:
+                records.append(writer.record | {"split": "held_out"})
     write_json(folder / MANIFEST, {"format": FORMAT, "tokenizer": "t", "vocab_size": 1 << 31, "shards": records})
     return ShardSet.open(folder)

@@ -187,6 +187,13 @@ def test_a_mix_that_cannot_be_is_refused(shards, changes, message):
         _loader(shards, **changes)
 
 
+def test_a_weighed_source_may_have_nothing_held_out(tmp_path):
+    shards = make_set(tmp_path, SIZES, held_out=["prose"])
+    assert _loader(shards, split="held_out").weights == {"prose": 1.0}
+    with pytest.raises(ConfigError, match="'pros'"):
+        _loader(shards, split="held_out", weights={"prose": 1, "pros": 1})
+
+
 def test_a_split_without_documents_is_missing(shards):
     with pytest.raises(MissingError, match="held_out"):
         _loader(shards, split="held_out")

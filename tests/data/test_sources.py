@@ -147,15 +147,19 @@ def _warc(pages):
     return records
 
 
-def test_warc_pages_become_text_and_the_good_ones_before_damage_survive(tmp_path):
+@pytest.mark.parametrize(
+    ("kept_bytes", "reasons"), [(60, ["damaged file"]), (200, ["unreadable record", "damaged file"])]
+)
+def test_warc_pages_become_text_and_the_good_ones_before_damage_survive(tmp_path, kept_bytes, reasons):
     pytest.importorskip("fastwarc")
     pages = [f"Page number {i} has a paragraph that is long enough to be its main content. " * 5 for i in range(4)]
     records = _warc(pages)
-    (tmp_path / "a.warc.gz").write_bytes(b"".join(records[:3]) + records[3][:60])
-    documents, _ = _read(kind="warc", path=tmp_path)
+    (tmp_path / "a.warc.gz").write_bytes(b"".join(records[:3]) + records[3][:kept_bytes])
+    documents, problems = _read(kind="warc", path=tmp_path)
     assert [d.url for d in documents] == [f"http://example.org/{i}" for i in range(3)]
     assert "Page number 2" in documents[2].text
     assert "<p>" not in documents[2].text
+    assert [p.reason for p in problems] == reasons
 
 
 def test_docstrings_become_a_page_without_running_the_module(tmp_path):

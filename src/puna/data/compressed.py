@@ -50,26 +50,36 @@ def read_lines(path: Path, on_damage: Callable[[Damage], None]) -> Iterator[byte
         yield rest
 
 
-def read_blocks(path: Path, on_damage: Callable[[Damage], None]) -> Iterator[bytes]:
-    """Decompressed blocks of a file in order; every byte that could be decoded is among them."""
+def read_blocks(path: Path, on_damage: Callable[[Damage], None], *, start: int = 0) -> Iterator[bytes]:
+    """Decompressed blocks of a file in order; every byte that could be decoded is among them.
+
+    Args:
+        path: The file.
+        on_damage: Called once when the file is damaged; the iterator then ends.
+        start: Byte offset to begin at; in a compressed file, that of a member.
+    """
     if path.suffix == ".gz":
-        return _decompressed(path, lambda: zlib.decompressobj(wbits=31), zlib.error, on_damage)
+        return _decompressed(path, lambda: zlib.decompressobj(wbits=31), zlib.error, on_damage, start)
     if path.suffix == ".zst":
-        return _decompressed(path, lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError, on_damage)
-    return _plain(path)
+        return _decompressed(
+            path, lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError, on_damage, start
+        )
+    return _plain(path, start)
 
 
-def _plain(path: Path) -> Iterator[bytes]:
+def _plain(path: Path, start: int) -> Iterator[bytes]:
     with path.open("rb") as file:
+        file.seek(start)
         while block := file.read(CHUNK_BYTES):
             yield block
 
 
 def _decompressed(
-    path: Path, new: Callable[[], Any], failure: type[Exception], on_damage: Callable[[Damage], None]
+    path: Path, new: Callable[[], Any], failure: type[Exception], on_damage: Callable[[Damage], None], start: int
 ) -> Iterator[bytes]:
-    decoder, fresh, offset = new(), True, 0
+    decoder, fresh, offset = new(), True, start
     with path.open("rb") as file:
+        file.seek(start)
         while chunk := file.read(CHUNK_BYTES):
             pending = chunk
             while pending:
@@ -85,5 +95,5 @@ def _decompressed(
                     yield block
                 pending = decoder.unused_data if decoder.eof else b""
             offset += len(chunk)
-    if not decoder.eof and not (fresh and offset):
+    if not decoder.eof and not (fresh and offset > start):
         on_damage(Damage(offset, "the file ends before its compressed stream does"))

@@ -63,6 +63,9 @@ class PackedLoader:
         window_rows: int = 256,
     ) -> None:
         sources = _merge(shard_sets, split)
+        if weights is not None and split == "held_out":  # a small source may have no document held out
+            known = {name for shard_set in shard_sets for name in shard_set.sources("train")}
+            weights = {name: weight for name, weight in weights.items() if name in sources or name not in known}
         chosen = _check_weights(weights, {name: source.n_tokens for name, source in sources.items()})
         if rows < 1 or rows % world or not 0 <= rank < world:
             raise ConfigError([f"a batch of {rows} rows cannot be shared by {world} processes; make rows a multiple"])
@@ -142,9 +145,11 @@ class PackedLoader:
 
     def _choose(self) -> str:
         credit = self._credit
+        best, most = "", -1.0
         for name, weight in self._weights.items():
-            credit[name] += weight
-        best = max(credit, key=credit.__getitem__)  # of equal ones the first, by name
+            credit[name] = mine = credit[name] + weight
+            if mine > most:  # of equal ones the first, by name
+                best, most = name, mine
         credit[best] -= 1.0
         return best
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from puna.core.errors import need
+from puna.data.compressed import Damage, read_blocks
 from puna.data.document import Document
 from puna.data.sources.files import find_files, locate
 from puna.data.sources.task import Problem, Report, SourceConfig, Task, group
@@ -58,6 +59,7 @@ def _read_file(config: WarcConfig, part: str, report: Report) -> Iterator[Docume
             try:
                 record = next(records)
             except StopIteration:
+                _check_end(locate(config.path, part), part, offset, report)
                 return
             except (
                 Exception
@@ -74,6 +76,21 @@ def _read_file(config: WarcConfig, part: str, report: Report) -> Iterator[Docume
                 yield document
 
 
+def _check_end(path: Path, part: str, last_record: int, report: Report) -> None:
+    """FastWARC ends without a word where a gzip member is cut in a record's header; look at the last members again."""
+    if path.suffix != ".gz":
+        return
+    with path.open("rb") as stream:
+        stream.seek(last_record)
+        start = last_record if stream.read(2) == b"\x1f\x8b" else 0  # one member for all: records have no offsets
+
+    def damaged(damage: Damage) -> None:
+        report(Problem(part, "damaged file", f"{damage.detail}; the records before it are kept", offset=damage.offset))
+
+    for _ in read_blocks(path, damaged, start=start):
+        pass
+
+
 def _document(config: WarcConfig, record: Any) -> Document | None:
     is_html = (record.http_content_type or "").lower() in _HTML_TYPES
     is_text = record.headers.get("WARC-Type") == "conversion"
@@ -82,6 +99,8 @@ def _document(config: WarcConfig, record: Any) -> Document | None:
     if record.content_length > config.max_record_bytes:
         raise ValueError(f"{record.content_length} bytes, max_record_bytes is {config.max_record_bytes}")
     body = record.reader.read()
+    if len(body) < record.content_length:
+        raise ValueError(f"truncated: {len(body)} of {record.content_length} bytes")
     if is_text:
         text = body.decode("utf-8")
     else:
