@@ -237,11 +237,11 @@ def test_the_licence_comes_from_the_clearest_field(lines, licence):
 
 
 def test_exercises_are_seeded_counted_and_never_from_the_test_split():
-    values = {"kind": "exercises", "count": 50, "per_document": 4, "task_exercises": 30, "seed": 5}
+    values = {"kind": "exercises", "pages": 50, "task_pages": 30, "seed": 5}
     documents, _ = _read(**values)
     again, _ = _read(**values)
     other, _ = _read(**(values | {"seed": 6}))
     assert [d.id for d in documents] == [d.id for d in again]
     assert [d.text for d in documents] != [d.text for d in other]
-    assert len(documents) == 8 + 5  # 30 and 20 exercises by fours
+    assert len(documents) == 50  # in tasks of 30 and 20
     assert all(d.text.endswith("\n") and d.licence == "Apache-2.0" for d in documents)

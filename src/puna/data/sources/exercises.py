@@ -1,4 +1,8 @@
-"""Seeded, checkable exercises as pretraining text. Always from the train split: the test split is for measuring."""
+"""Seeded, checkable exercises as pretraining text. Always from the train split: the test split is for measuring.
+
+A document is a page of a workbook: one to eight exercises of one kind. Half of the pages ask and answer, which is what
+a few-shot prompt looks like; the others state the same facts as prose, code or tables.
+"""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -7,9 +11,10 @@ from pydantic import Field
 
 from puna.data.document import Document
 from puna.data.sources.task import Name, Report, SourceConfig, Task
-from puna.exercises.generate import generate
+from puna.exercises.exercise import Level
+from puna.exercises.generate import texts
 
-_ESTIMATED_BYTES = 160  # of one exercise, for plans and progress only
+_ESTIMATED_BYTES = 280  # of one page, for plans and progress only
 
 
 class ExercisesConfig(SourceConfig):
@@ -23,40 +28,31 @@ class ExercisesConfig(SourceConfig):
     """Licence of the documents."""
     kinds: tuple[str, ...] = ()
     """Kinds of exercise; none means all."""
-    count: int = Field(default=100_000, ge=1)
-    """How many exercises to generate."""
-    per_document: int = Field(default=1, ge=1)
-    """Exercises in one document, separated by an empty line; several look like a few-shot prompt."""
+    levels: tuple[Level, ...] = (1, 2, 3)
+    """Difficulties to draw from."""
+    pages: int = Field(default=30_000, ge=1)
+    """How many documents to generate."""
     seed: int = Field(default=0, ge=0)
     """Seed of the generator."""
-    task_exercises: int = Field(default=20_000, ge=1)
-    """Exercises of one task."""
+    task_pages: int = Field(default=10_000, ge=1)
+    """Documents of one task."""
 
 
 def tasks(config: ExercisesConfig) -> list[Task]:
     """Ranges of seeds: task i draws from `(seed, i)`."""
-    sizes = [min(config.task_exercises, config.count - at) for at in range(0, config.count, config.task_exercises)]
+    sizes = [min(config.task_pages, config.pages - at) for at in range(0, config.pages, config.task_pages)]
     return [Task(config.name, i, (str(n),), n * _ESTIMATED_BYTES) for i, n in enumerate(sizes)]
 
 
 def read(config: ExercisesConfig, task: Task, report: Report) -> Iterator[Document]:
-    """The task's exercises as documents."""
+    """The task's pages as documents."""
     seed = config.seed * 1_000_003 + task.index
-    texts: list[str] = []
-    kinds: set[str] = set()
-    languages: set[str] = set()
-    total = int(task.parts[0])
-    for n, exercise in enumerate(generate("train", kinds=config.kinds or None, n=total, seed=seed), start=1):
-        texts.append(exercise.as_text().strip())
-        kinds.add(exercise.kind)
-        languages.add(exercise.language)
-        if len(texts) == config.per_document or n == total:
-            yield Document(
-                "\n\n".join(texts) + "\n",
-                config.name,
-                f"puna:exercises/{seed}/{n}",
-                config.licence,
-                languages.pop() if len(languages) == 1 else config.language,
-                {"kinds": ",".join(sorted(kinds))},
-            )
-            texts, kinds, languages = [], set(), set()
+    pages = texts("train", n=int(task.parts[0]), seed=seed, kinds=config.kinds or None, levels=config.levels)
+    for number, page in enumerate(pages):
+        yield Document(
+            page.strip() + "\n",
+            config.name,
+            f"puna:exercises/{seed}/{number}",
+            config.licence,
+            config.language,
+        )
