@@ -102,9 +102,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config = ModelConfig(**SHAPES[name], max_seq_len=256)
     found = measure(config, n_new=24 if arguments.quick else 32, rounds=2 if arguments.quick else 5)
-    print(
-        f"shape {name}, {config.parameters():,} parameters, float32, {torch.get_num_threads()} threads, 128 + n tokens"
-    )
+    print(f"shape {name}, {config.parameters():,} parameters, float32, {torch.get_num_threads()} threads")
     limit = found["bandwidth_tokens_per_s"]
     print(f"read bandwidth {found['read_gb_s']:.1f} GB/s = at most {limit:.1f} tokens/s at batch 1")
     for batch in (1, 32):

@@ -106,13 +106,15 @@ function finish(item, message, problem) {
   if (message.note) item.append(element("p", "note", message.note));
   const actions = element("p", "actions");
   if (message.content) actions.append(button("Copy", (event) => copy(event.target, message.content), "Copy the answer"));
-  actions.append(button("Write again", () => again(item, message), "Write this answer again"));
+  const rewrite = button("Write again", () => again(item, message), "Write this answer again");
+  rewrite.classList.add("again");
+  actions.append(rewrite);
   item.append(actions);
 }
 
 /** Only the last answer can be written again; copying stays. */
 function dropActions() {
-  for (const node of list.querySelectorAll(".actions button:last-child")) node.remove();
+  for (const node of list.querySelectorAll(".actions .again")) node.remove();
 }
 
 function again(item, message = null) {
