@@ -65,7 +65,7 @@ class Encoder(Protocol):
         """Ids by name: `bos` and `end_of_text` are used."""
         ...
 
-    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[NDArray[np.uint32]]:
+    def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[NDArray[np.uint32]]:
         """Token ids of each text, without special tokens."""
         ...
 

@@ -81,9 +81,9 @@ def evaluate(
                 asked = list(batch) if missing and task.sampling.temperature > 0 else missing
                 fresh = {r["id"]: r for r in _ask(generator, task, asked)}
                 for item in missing:
-                    record = {**fresh[item.id], "fingerprint": wanted[item.id]}
-                    known[task.name, item.id] = record
-                    file.write(_line(record))
+                    known[task.name, item.id] = {**fresh[item.id], "fingerprint": wanted[item.id]}
+                # one write for a batch: a kill leaves it whole or absent, so that the rest is asked in the same company
+                file.write("".join(_line(known[task.name, item.id]) for item in missing))
                 file.flush()
                 bar.advance(len(batch))
             records.update({(task.name, item.id): known[task.name, item.id] for item in task.items})

@@ -97,9 +97,13 @@ class Tokenizer:
         write_folder(folder, self.ranks, self.specials)
         write_ranks(folder / RANKS_FILE, self.ranks)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of all that decides ids and their meaning: ranks, special names, split pattern."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(format_ranks(self.ranks))
         digest.update("\0".join([PATTERN, *self.specials.names]).encode())
         return digest.hexdigest()
