@@ -56,11 +56,12 @@ class Attention(nn.Module):
             layout: The documents; with a cache, the new tokens of each row.
             cache: The step of the kv cache and this layer's number, or None.
         """
-        qkv = self.qkv(x_TD)
-        if cache is None and cpu_kernels.suits(qkv):
-            q, k, v = cpu_kernels.split_heads(qkv, *turn, self.n_kv_heads)
+        if cache is None and cpu_kernels.suits(x_TD):
+            n_rotated = self.n_heads + self.n_kv_heads
+            weight = cpu_kernels.interleave_pairs(self.qkv.weight, n_rotated, self.head_dim)
+            q, k, v = cpu_kernels.split_heads(nn.functional.linear(x_TD, weight), *turn, self.n_kv_heads)
             return self.output(cpu_kernels.attention(q, k, v, layout.blocks))
-        heads = qkv.unflatten(-1, (-1, self.head_dim))
+        heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
         if cache is None:

@@ -17,7 +17,7 @@ T packed tokens, D width, F ffn, N query heads, K kv heads, G = N/K query heads 
 C columns of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from puna.model.layout import Block
+
+KEPT_BYTES = 64 * 2**20  # probabilities that one layer may keep for its backward; beyond, they are computed twice
+TILE = 65_536  # numbers: five vectors of 256 KiB fit into a second-level cache, and two threads share one tile
 
 
 def suits(x: Tensor) -> bool:
@@ -51,12 +54,15 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (dy_TD,) = grads
+        dy_TD = grads[0].contiguous()
         x_TD, weight_D, r_T1 = ctx.saved_tensors
-        product_TD = dy_TD * x_TD
-        dw_D = torch.mv(product_TD.t(), r_T1[:, 0])
-        mean_T1 = torch.mv(product_TD, weight_D)[:, None].mul_(r_T1.pow(3)).div_(-x_TD.shape[-1])
-        dx_TD = torch.mul(dy_TD, weight_D, out=product_TD).mul_(r_T1).addcmul_(x_TD, mean_T1)
+        dx_TD, dw_D = torch.empty_like(x_TD), torch.zeros_like(weight_D)
+        rows = max(1, TILE // x_TD.shape[1])
+        for dx, dy, x, r in zip(*(t.split(rows) for t in (dx_TD, dy_TD, x_TD, r_T1)), strict=True):
+            torch.mul(dy, x, out=dx)
+            dw_D.addmv_(dx.t(), r[:, 0])
+            mean = torch.mv(dx, weight_D)[:, None].mul_(r.pow(3)).div_(-x.shape[1])
+            torch.mul(dy, weight_D, out=dx).mul_(r).addcmul_(x, mean)
         return dx_TD, dw_D, None
 
 
@@ -67,114 +73,144 @@ def rms_norm(x: Float[Tensor, "... D"], weight_D: Float[Tensor, " D"], eps: floa
 
 
 class _SwiGLU(torch.autograd.Function):
+    """y = silu(g) u; du = dy silu(g); dg = dy u silu'(g). In tiles: each number is fetched from memory once."""
+
     @staticmethod
-    def forward(ctx: Any, gate_up_TF2: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up_TF2)
-        gate_TF, up_TF = gate_up_TF2.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate_TF).mul_(up_TF)
+    def forward(ctx: Any, gate_up_FFT: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up_FFT)
+        gate, up = gate_up_FFT.view(2, -1)
+        y_FT = gate_up_FFT.new_empty(gate_up_FFT.shape[0] // 2, gate_up_FFT.shape[1])
+        for y, g, u in _tiles(y_FT.view(-1), gate, up):
+            torch.ops.aten.silu.out(g, out=y).mul_(u)
+        return y_FT
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (dy_TF,) = grads
-        (gate_up_TF2,) = ctx.saved_tensors
-        gate_TF, up_TF = gate_up_TF2.chunk(2, dim=-1)
-        dgate_up_TF2 = torch.empty_like(gate_up_TF2)
-        dgate_TF, dup_TF = dgate_up_TF2.chunk(2, dim=-1)
-        torch.mul(torch.nn.functional.silu(gate_TF), dy_TF, out=dup_TF)
-        torch.ops.aten.silu_backward.grad_input(dy_TF * up_TF, gate_TF, grad_input=dgate_TF)
-        return dgate_up_TF2
+        (gate_up_FFT,) = ctx.saved_tensors
+        dgate_up_FFT = torch.empty_like(gate_up_FFT)
+        for dy, g, u, dg, du in _tiles(grads[0].reshape(-1), *gate_up_FFT.view(2, -1), *dgate_up_FFT.view(2, -1)):
+            torch.mul(dy, u, out=du)
+            torch.ops.aten.silu_backward.grad_input(du, g, grad_input=dg)
+            torch.ops.aten.silu.out(g, out=du).mul_(dy)
+        return dgate_up_FFT
 
 
-def swiglu(gate_up: Float[Tensor, "... FF"]) -> Float[Tensor, "... F"]:
-    """silu(gate) * up of the fused projection, gate first. Source: 2002.05202, section 2."""
-    return _SwiGLU.apply(gate_up)  # pyright: ignore[reportReturnType]
+def _tiles(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same stretch of several equally long vectors, small enough that all of them stay in the cache."""
+    return zip(*(x.split(TILE) for x in flat), strict=True)
+
+
+def swiglu(gate_up_FFT: Float[Tensor, "FF T"]) -> Float[Tensor, "F T"]:
+    """silu(gate) * up of the fused projection, gate first, tokens along the rows. Source: 2002.05202, section 2."""
+    return _SwiGLU.apply(gate_up_FFT)  # pyright: ignore[reportReturnType]
+
+
+def interleave_pairs(weight_ED: Float[Tensor, "E D"], n_rotated: int, head_dim: int) -> Float[Tensor, "E D"]:
+    """The fused projection with the rows of the first `n_rotated` heads reordered: pair (i, i + H/2) side by side.
+
+    Then a pair is one complex number and a rotation one complex product. Scores do not depend on the order of a head's
+    coordinates as long as queries and keys share it.
+    """
+    turned, rest = weight_ED.split((n_rotated * head_dim, weight_ED.shape[0] - n_rotated * head_dim))
+    pairs = turned.unflatten(0, (n_rotated, 2, -1)).transpose(1, 2).flatten(0, 2)
+    return torch.cat((pairs, rest))
 
 
 class _SplitHeads(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, n_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-        n_tokens, head_dim = qkv.shape[0], 2 * cos.shape[-1]
-        heads = qkv.view(n_tokens, -1, head_dim)
+    def forward(ctx: Any, qkv_TE: Tensor, turn_TP: Tensor, n_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        n_tokens, head_dim = qkv_TE.shape[0], 2 * turn_TP.shape[1]
+        heads = qkv_TE.view(n_tokens, -1, head_dim)
         n_heads = heads.shape[1] - 2 * n_kv_heads
-        ctx.save_for_backward(cos, sin)
-        q_KTGH = qkv.new_empty(n_kv_heads, n_tokens, n_heads // n_kv_heads, head_dim)
-        k_KTH = qkv.new_empty(n_kv_heads, n_tokens, head_dim)
+        ctx.save_for_backward(turn_TP)
+        q_KTGH = qkv_TE.new_empty(n_kv_heads, n_tokens, n_heads // n_kv_heads, head_dim)
+        k_KTH = qkv_TE.new_empty(n_kv_heads, n_tokens, head_dim)
         q_TNH, k_TKH, v_TKH = heads.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
-        _turn(q_TNH.unflatten(1, (n_kv_heads, -1)).transpose(0, 1), cos[:, None], sin[:, None], out=q_KTGH)
-        _turn(k_TKH.transpose(0, 1), cos, sin, out=k_KTH)
+        q_KTGP = _complex(q_TNH).unflatten(1, (n_kv_heads, -1)).transpose(0, 1)
+        torch.mul(q_KTGP, turn_TP[:, None], out=_complex(q_KTGH))
+        torch.mul(_complex(k_TKH).transpose(0, 1), turn_TP, out=_complex(k_KTH))
         return q_KTGH, k_KTH, v_TKH.transpose(0, 1).contiguous()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         dq_KTGH, dk_KTH, dv_KTH = grads
-        cos, sin = ctx.saved_tensors
         n_kv_heads, n_tokens, group, head_dim = dq_KTGH.shape
+        back_TP = ctx.saved_tensors[0].conj().resolve_conj()  # the inverse of a turn is the turn the other way
         dheads = dq_KTGH.new_empty(n_tokens, n_kv_heads * (group + 2), head_dim)
         dq_TNH, dk_TKH, dv_TKH = dheads.split((n_kv_heads * group, n_kv_heads, n_kv_heads), dim=1)
-        back = -sin  # the inverse of a turn is the turn the other way
-        _turn(dq_KTGH, cos[:, None], back[:, None], out=dq_TNH.unflatten(1, (n_kv_heads, -1)).transpose(0, 1))
-        _turn(dk_KTH, cos, back, out=dk_TKH.transpose(0, 1))
+        dq_KTGP = _complex(dq_TNH).unflatten(1, (n_kv_heads, -1)).transpose(0, 1)
+        torch.mul(_complex(dq_KTGH), back_TP[:, None], out=dq_KTGP)
+        torch.mul(_complex(dk_KTH), back_TP, out=_complex(dk_TKH).transpose(0, 1))
         dv_TKH.copy_(dv_KTH.transpose(0, 1))
-        return dheads.view(n_tokens, -1), None, None, None
+        return dheads.view(n_tokens, -1), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> None:
-    first, second = x.chunk(2, dim=-1)
-    out_first, out_second = out.chunk(2, dim=-1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+def _complex(x: Tensor) -> Tensor:
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
 def split_heads(
-    qkv: Float[Tensor, "T qkv"], cos: Float[Tensor, "T pairs"], sin: Float[Tensor, "T pairs"], n_kv_heads: int
+    qkv_TE: Float[Tensor, "T E"], cos: Float[Tensor, "T P"], sin: Float[Tensor, "T P"], n_kv_heads: int
 ) -> tuple[Float[Tensor, "K T G H"], Float[Tensor, "K T H"], Float[Tensor, "K T H"]]:
-    """Queries, keys (both turned by their positions) and values of the fused projection, laid out by kv head."""
-    return _SplitHeads.apply(qkv, cos, sin, n_kv_heads)  # pyright: ignore[reportReturnType]
+    """Queries, keys (both turned by their positions) and values of the fused projection, laid out by kv head.
+
+    Args:
+        qkv_TE: Output of the projection with `interleave_pairs`.
+        cos: Of each token's angles.
+        sin: Of each token's angles.
+        n_kv_heads: K.
+    """
+    turn_TP = torch.complex(cos, sin).to(torch.complex128 if qkv_TE.dtype == torch.float64 else torch.complex64)
+    return _SplitHeads.apply(qkv_TE, turn_TP, n_kv_heads)  # pyright: ignore[reportReturnType]
 
 
 class _Attention(torch.autograd.Function):
-    """Softmax attention over a list of blocks; the backward computes each block's probabilities again."""
+    """Softmax attention over a list of blocks. Keeps the probabilities when they are few, else computes them again."""
 
     @staticmethod
-    def forward(ctx: Any, q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, blocks: Sequence[Block]) -> Tensor:
+    def forward(
+        ctx: Any, q_KTGH: Tensor, k_KTH: Tensor, v_KTH: Tensor, blocks: Sequence[Block], needs_gradient: bool
+    ) -> Tensor:
         K, T, G, H = q_KTGH.shape
-        ctx.save_for_backward(q_KTGH, k_KTH, v_KTH)
-        ctx.blocks = blocks
-        o_TNH = q_KTGH.new_empty(T, K, G, H)
-        buffer = _score_buffer(q_KTGH, blocks)
-        for block in blocks:
+        sizes = [K * G * block.rows * block.columns for block in blocks]
+        keep = needs_gradient and sum(sizes) * q_KTGH.element_size() <= KEPT_BYTES
+        kept = list(q_KTGH.new_empty(sum(sizes)).split(sizes)) if keep else [q_KTGH.new_empty(max(sizes))] * len(sizes)
+        o_TKGH = q_KTGH.new_empty(T, K, G, H)
+        for block, buffer in zip(blocks, kept, strict=True):
             p_KRC = _probabilities(q_KTGH, k_KTH, block, buffer)
             o_KRH = torch.bmm(p_KRC, v_KTH[:, block.first_key : block.end])
-            o_TNH[block.first_row : block.end] = o_KRH.view(K, -1, G, H).transpose(0, 1)
-        return o_TNH.view(T, K * G * H)
+            o_TKGH[block.first_row : block.end] = o_KRH.view(K, -1, G, H).transpose(0, 1)
+        ctx.save_for_backward(q_KTGH, k_KTH, v_KTH)
+        ctx.blocks, ctx.kept = blocks, kept if keep else None
+        return o_TKGH.view(T, K * G * H)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_KTGH, k_KTH, v_KTH = ctx.saved_tensors
         K, T, G, H = q_KTGH.shape
         do_KTGH = grads[0].view(T, K, G, H).transpose(0, 1).contiguous()
         dq_KTGH, dk_KTH, dv_KTH = torch.empty_like(q_KTGH), torch.zeros_like(k_KTH), torch.zeros_like(v_KTH)
-        buffer, buffer_2 = _score_buffer(q_KTGH, ctx.blocks), _score_buffer(q_KTGH, ctx.blocks)
-        for block in ctx.blocks:
+        largest = max(K * G * block.rows * block.columns for block in ctx.blocks)
+        buffer, ds_buffer = q_KTGH.new_empty(largest), q_KTGH.new_empty(largest)
+        for number, block in enumerate(ctx.blocks):
             rows, keys = slice(block.first_row, block.end), slice(block.first_key, block.end)
-            p_KRC = _probabilities(q_KTGH, k_KTH, block, buffer)
             q_KRH, do_KRH = q_KTGH[:, rows].flatten(1, 2), do_KTGH[:, rows].flatten(1, 2)
-            dv_KTH[:, keys] += torch.bmm(p_KRC.transpose(1, 2), do_KRH)
-            ds_KRC = buffer_2[: p_KRC.numel()].view(p_KRC.shape)
+            if ctx.kept is None:
+                p_KRC = _probabilities(q_KTGH, k_KTH, block, buffer)
+            else:
+                p_KRC = ctx.kept[number].view(K, q_KRH.shape[1], -1)
+            ds_KRC = ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
+            dv_KTH[:, keys].add_(torch.bmm(p_KRC.transpose(1, 2), do_KRH))
             torch.bmm(do_KRH, v_KTH[:, keys].transpose(1, 2), out=ds_KRC)
             torch.ops.aten._softmax_backward_data.out(ds_KRC, p_KRC, -1, p_KRC.dtype, grad_input=ds_KRC)
             dq_KTGH[:, rows] = torch.bmm(ds_KRC, k_KTH[:, keys]).view(K, -1, G, H)
-            dk_KTH[:, keys] += torch.bmm(ds_KRC.transpose(1, 2), q_KRH)
+            dk_KTH[:, keys].add_(torch.bmm(ds_KRC.transpose(1, 2), q_KRH))
+        ctx.kept = None
         scale = H**-0.5
-        return dq_KTGH.mul_(scale), dk_KTH.mul_(scale), dv_KTH, None
-
-
-def _score_buffer(q_KTGH: Tensor, blocks: Sequence[Block]) -> Tensor:
-    K, _, G, _ = q_KTGH.shape
-    return q_KTGH.new_empty(max(block.rows * block.columns for block in blocks) * K * G)
+        return dq_KTGH.mul_(scale), dk_KTH.mul_(scale), dv_KTH, None, None
 
 
 def _probabilities(q_KTGH: Tensor, k_KTH: Tensor, block: Block, buffer: Tensor) -> Tensor:
@@ -185,7 +221,7 @@ def _probabilities(q_KTGH: Tensor, k_KTH: Tensor, block: Block, buffer: Tensor) 
     k_KCH = k_KTH[:, block.first_key : block.end]
     s_KRC = buffer[: K * R * G * C].view(K, R * G, C)
     torch.baddbmm(s_KRC, q_KRH, k_KCH.transpose(1, 2), beta=0, alpha=H**-0.5, out=s_KRC)
-    s_KRC.view(K, R, G, C)[..., C - R :] += block.mask[:, None]
+    s_KRC.view(K, R, G, C)[..., C - R :].add_(block.mask[:, None])
     return torch.ops.aten._softmax.out(s_KRC, -1, False, out=s_KRC)
 
 
@@ -206,4 +242,5 @@ def attention(
     Returns:
         The heads of each token side by side, ready for the output projection.
     """
-    return _Attention.apply(q_KTGH, k_KTH, v_KTH, blocks)  # pyright: ignore[reportReturnType]
+    needs_gradient = torch.is_grad_enabled() and (q_KTGH.requires_grad or k_KTH.requires_grad or v_KTH.requires_grad)
+    return _Attention.apply(q_KTGH, k_KTH, v_KTH, blocks, needs_gradient)  # pyright: ignore[reportReturnType]

@@ -107,16 +107,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=_wide(hidden_TD.dtype), device=hidden_TD.device)
         d_asked_AD = torch.empty_like(asked_AD) if needs_gradient else None
         d_head_VD = torch.zeros_like(head_VD, dtype=total.dtype) if needs_gradient else None
-        for chunk in _chunks(len(asked_AD), len(head_VD), chunk_bytes):
+        chunks = list(_chunks(len(asked_AD), len(head_VD), chunk_bytes))
+        rows = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+        buffer_CV = asked_AD.new_empty(rows, len(head_VD))  # one for all chunks: new memory is slow memory
+        for chunk in chunks:
             targets_C1 = targets_A[chunk, None]
-            logits_CV = (asked_AD[chunk] @ head_VD.T).to(total.dtype)
-            target_logits = logits_CV.gather(1, targets_C1)
-            top_C1 = logits_CV.amax(1, keepdim=True)
-            sums_C1 = logits_CV.sub_(top_C1).exp_().sum(1, keepdim=True)
-            total += (sums_C1.log() + top_C1 - target_logits).sum()
+            product_CV = torch.mm(asked_AD[chunk], head_VD.T, out=buffer_CV[: chunk.stop - chunk.start])
+            logits_CV = product_CV.to(total.dtype)
+            log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
+            total -= log_probs_CV.gather(1, targets_C1).sum()
             if d_asked_AD is not None and d_head_VD is not None:
-                d_logits_CV = logits_CV.div_(sums_C1)
-                d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(sums_C1, -1))
+                d_logits_CV = log_probs_CV.exp_()
+                d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
                 torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
                 _add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
