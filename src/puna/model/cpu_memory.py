@@ -3,7 +3,8 @@
 By default glibc gives every large tensor back to the system when it is freed and takes fresh pages for the next one;
 the kernel must clear each page at its first touch, at about 2 GB/s where memory itself reads at 20. A training step
 frees and takes the same sizes again and again, so we tell malloc to serve large blocks from its heap and never to
-shrink it. The process then holds its peak until it ends. Nothing but speed changes, and only a process that trains calls this.
+shrink it. The process then holds its peak until it ends. Nothing but speed changes, and only a process that trains
+calls this.
 """
 
 import ctypes
