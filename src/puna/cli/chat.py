@@ -3,6 +3,7 @@
 import click
 
 from puna.cli.stage_verb import HELP, examples
+from puna.cli.threads import choose_waiting
 
 
 @click.command(
@@ -27,6 +28,7 @@ def command(path: str, system: str, temperature: float, top_p: float, top_k: int
     PATH is a run folder or a Hugging Face folder. /help in the chat lists its commands; Ctrl-C stops an answer, Ctrl-D
     leaves.
     """
+    choose_waiting()
     from puna.core import console
     from puna.core.generator import Sampling
     from puna.infer.engine import Engine

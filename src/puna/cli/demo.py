@@ -3,6 +3,7 @@
 import click
 
 from puna.cli.stage_verb import HELP, examples, run_options
+from puna.cli.threads import choose_waiting
 
 
 @click.command("demo", context_settings=HELP, epilog=examples("puna demo", "puna demo --dry-run", "puna demo --fresh"))
@@ -16,5 +17,6 @@ def command(overrides: tuple[str, ...], dry_run: bool, accept_drift: bool, fresh
     """
     from puna.stages import pipeline, recipes
 
+    choose_waiting()
     path = recipes.find_recipe("demo/run")
     pipeline.run_pipeline(path, overrides, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run)

@@ -101,9 +101,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Words after `puna`; None takes them from the process.
     """
-    # Before torch loads its OpenMP: threads that spin while they wait make training on a busy machine twenty times
-    # slower (a small model, two cores, one of them taken), and sleeping ones cost a quiet machine nothing measurable.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(arguments))
 
 

@@ -3,6 +3,7 @@
 import click
 
 from puna.cli.stage_verb import HELP, examples, recipe_arguments, run_options
+from puna.cli.threads import choose_waiting
 
 
 @click.command(
@@ -25,5 +26,6 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, accept_drift
     """
     from puna.stages import pipeline, recipes
 
+    choose_waiting()
     path = recipes.find_recipe(recipe)
     pipeline.run_pipeline(path, overrides, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run)

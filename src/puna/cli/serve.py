@@ -3,6 +3,7 @@
 import click
 
 from puna.cli.stage_verb import HELP, examples
+from puna.cli.threads import choose_waiting
 
 
 @click.command(
@@ -32,6 +33,7 @@ def command(
 
     PATH is a run folder or a Hugging Face folder. The page is at /, the API at /v1. Ctrl-C lets running answers end.
     """
+    choose_waiting()
     from puna.cli.fields import show_fields
     from puna.core import config
     from puna.serve.config import ServeConfig

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from puna.cli.threads import choose_waiting
+
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -47,6 +49,7 @@ def stage_command(verb: str, help_text: str, *example_lines: str) -> click.Comma
         from puna.core import config
         from puna.stages import pipeline, recipes, stage
 
+        choose_waiting()
         path = recipes.find_recipe(recipe)
         chosen = stage.find_stage(verb)
         resolved = config.load(chosen.recipe, path, overrides)
