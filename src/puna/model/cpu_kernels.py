@@ -13,8 +13,8 @@ what the backward needs and nothing else, write where the next matrix product re
 Each equals its plain formula (tests hold them against naive twins, gradients in fp64). `model/attention.py` and
 `model/transformer.py` choose them for plain CPU tensors; every other device and tensor type takes the formulas.
 
-T packed tokens, D width, F ffn, N query heads, K kv heads, G = N/K query heads per kv head, H head dim, R rows and
-C columns of a block.
+T packed tokens, D width, F ffn, N query heads, K kv heads, G = N/K query heads per kv head, H head dim, Q = T*G
+queries, R rows and C columns of a block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -178,10 +178,11 @@ class _Attention(torch.autograd.Function):
         keep = needs_gradient and sum(sizes) * q_KTGH.element_size() <= KEPT_BYTES
         kept = list(q_KTGH.new_empty(sum(sizes)).split(sizes)) if keep else [q_KTGH.new_empty(max(sizes))] * len(sizes)
         o_TKGH = q_KTGH.new_empty(T, K, G, H)
+        q_KQH, k_KHT = q_KTGH.view(K, T * G, H), k_KTH.transpose(1, 2)
         for block, buffer in zip(blocks, kept, strict=True):
-            p_KRC = _probabilities(q_KTGH, k_KTH, block, buffer)
-            o_KRH = torch.bmm(p_KRC, v_KTH[:, block.first_key : block.end])
-            o_TKGH[block.first_row : block.end] = o_KRH.view(K, -1, G, H).transpose(0, 1)
+            p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G)
+            o_KRH = torch.bmm(p_KRC, v_KTH.narrow(1, block.first_key, block.columns))
+            o_TKGH.narrow(0, block.first_row, block.rows).copy_(o_KRH.view(K, -1, G, H).transpose(0, 1))
         ctx.save_for_backward(q_KTGH, k_KTH, v_KTH)
         ctx.blocks, ctx.kept = blocks, kept if keep else None
         return o_TKGH.view(T, K * G * H)
@@ -192,36 +193,39 @@ class _Attention(torch.autograd.Function):
         q_KTGH, k_KTH, v_KTH = ctx.saved_tensors
         K, T, G, H = q_KTGH.shape
         do_KTGH = grads[0].view(T, K, G, H).transpose(0, 1).contiguous()
-        dq_KTGH, dk_KTH, dv_KTH = torch.empty_like(q_KTGH), torch.zeros_like(k_KTH), torch.zeros_like(v_KTH)
+        q_KQH, do_KQH = q_KTGH.view(K, T * G, H), do_KTGH.view(K, T * G, H)
+        k_KHT, v_KHT = k_KTH.transpose(1, 2), v_KTH.transpose(1, 2)
+        dq_KQH, dk_KTH, dv_KTH = torch.empty_like(q_KQH), torch.zeros_like(k_KTH), torch.zeros_like(v_KTH)
         largest = max(K * G * block.rows * block.columns for block in ctx.blocks)
-        buffer, ds_buffer = q_KTGH.new_empty(largest), q_KTGH.new_empty(largest)
+        ds_buffer = q_KTGH.new_empty(largest)
+        kept = ctx.kept
+        buffer = ds_buffer if kept is not None else q_KTGH.new_empty(largest)
         for number, block in enumerate(ctx.blocks):
-            rows, keys = slice(block.first_row, block.end), slice(block.first_key, block.end)
-            q_KRH, do_KRH = q_KTGH[:, rows].flatten(1, 2), do_KTGH[:, rows].flatten(1, 2)
-            if ctx.kept is None:
-                p_KRC = _probabilities(q_KTGH, k_KTH, block, buffer)
+            rows, keys = (block.first_row * G, block.rows * G), (block.first_key, block.columns)
+            q_KRH, do_KRH = q_KQH.narrow(1, *rows), do_KQH.narrow(1, *rows)
+            if kept is None:
+                p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G)
             else:
-                p_KRC = ctx.kept[number].view(K, q_KRH.shape[1], -1)
-            ds_KRC = ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
-            dv_KTH[:, keys].add_(torch.bmm(p_KRC.transpose(1, 2), do_KRH))
-            torch.bmm(do_KRH, v_KTH[:, keys].transpose(1, 2), out=ds_KRC)
+                p_KRC = kept[number].view(K, block.rows * G, block.columns)
+            p_KCR, ds_KRC = p_KRC.transpose(1, 2), ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
+            dv_KTH.narrow(1, *keys).add_(torch.bmm(p_KCR, do_KRH))
+            torch.bmm(do_KRH, v_KHT.narrow(2, *keys), out=ds_KRC)
             torch.ops.aten._softmax_backward_data.out(ds_KRC, p_KRC, -1, p_KRC.dtype, grad_input=ds_KRC)
-            dq_KTGH[:, rows] = torch.bmm(ds_KRC, k_KTH[:, keys]).view(K, -1, G, H)
-            dk_KTH[:, keys].add_(torch.bmm(ds_KRC.transpose(1, 2), q_KRH))
+            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, k_KTH.narrow(1, *keys)))
+            dk_KTH.narrow(1, *keys).add_(torch.bmm(ds_KRC.transpose(1, 2), q_KRH))
         ctx.kept = None
         scale = H**-0.5
-        return dq_KTGH.mul_(scale), dk_KTH.mul_(scale), dv_KTH, None, None
+        return dq_KQH.mul_(scale).view(q_KTGH.shape), dk_KTH.mul_(scale), dv_KTH, None, None
 
 
-def _probabilities(q_KTGH: Tensor, k_KTH: Tensor, block: Block, buffer: Tensor) -> Tensor:
+def _probabilities(q_KQH: Tensor, k_KHT: Tensor, block: Block, buffer: Tensor, group: int) -> Tensor:
     """softmax(q k^T / sqrt(H)) of one block, written into the buffer, `[K, R*G, C]`."""
-    K, _, G, H = q_KTGH.shape
+    K, _, H = q_KQH.shape
     R, C = block.rows, block.columns
-    q_KRH = q_KTGH[:, block.first_row : block.end].flatten(1, 2)
-    k_KCH = k_KTH[:, block.first_key : block.end]
-    s_KRC = buffer[: K * R * G * C].view(K, R * G, C)
-    torch.baddbmm(s_KRC, q_KRH, k_KCH.transpose(1, 2), beta=0, alpha=H**-0.5, out=s_KRC)
-    s_KRC.view(K, R, G, C)[..., C - R :].add_(block.mask[:, None])
+    q_KRH = q_KQH.narrow(1, block.first_row * group, R * group)
+    s_KRC = buffer[: K * R * group * C].view(K, R * group, C)
+    torch.baddbmm(s_KRC, q_KRH, k_KHT.narrow(2, block.first_key, C), beta=0, alpha=H**-0.5, out=s_KRC)
+    s_KRC.view(K, R, group, C).narrow(3, C - R, R).add_(block.mask[:, None])
     return torch.ops.aten._softmax.out(s_KRC, -1, False, out=s_KRC)
 
 
