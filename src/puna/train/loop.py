@@ -24,6 +24,7 @@ from puna.core import console
 from puna.core.errors import PunaError, Stopped
 from puna.core.interrupt import StopRequest
 from puna.core.run_folder import RunFolder
+from puna.model.cpu_memory import keep_freed_memory
 from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
@@ -94,6 +95,8 @@ def train(
         torch.set_num_threads(config.threads)
     machine = choose_machine(config.device, config.precision)
     console.say(machine.description)
+    if machine.device.type == "cpu" and (memory := keep_freed_memory()):
+        console.say(memory)
     weights = Weights(model, machine)
     optimizer = build_optimizer(weights.named.items(), config.optim)
     saver = Saver(
