@@ -86,8 +86,8 @@ def test_metas_own_formula_for_rotary_pairs_gives_our_attention_scores(tmp_path)
     k = rotate(x @ weights["layers.0.attention.wk.weight"].T).repeat_interleave(2, dim=1)
     theirs = torch.einsum("snh,tnh->nst", q, k)
 
-    from puna.model.rope import rotate as our_rotate
     from puna.model.rope import frequencies, rotation
+    from puna.model.rope import rotate as our_rotate
 
     turn = rotation(torch.arange(7), frequencies(config))
     heads = (x @ model.layers[0].attention.qkv.weight.T).unflatten(-1, (-1, 8))
