@@ -134,3 +134,20 @@ def test_the_fingerprint_follows_values_not_origins(tmp_path):
 def test_a_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().name = "b"  # type: ignore[misc]
+
+
+def test_true_is_no_number_and_none_takes_a_value_away(tmp_path):
+    path = write(tmp_path, "[train]\nsteps = true\n")
+    with pytest.raises(ConfigError, match=r"train\.steps is true: input should be a number"):
+        load(Recipe, path)
+    resolved = load(Recipe, path, ["train.steps=none"])
+    assert resolved.config == Recipe()
+    assert resolved.origins == {}
+
+
+def test_a_cross_field_error_of_a_table_does_not_print_the_table(tmp_path):
+    path = write(tmp_path, "sources = 5\nweights = 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path)
+    assert "input should be a list" in str(caught.value)
+    assert "input should be a table" in str(caught.value)

@@ -101,7 +101,7 @@ def test_a_training_run_stands_for_its_model(artifact, tmp_path):
 
 def test_too_little_space_is_refused_before_writing(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
-    with pytest.raises(PunaError, match="needs 100 MiB and the disk has 1 MiB"):
+    with pytest.raises(PunaError, match="needs 116 MiB, 16 MiB of them in reserve, and the disk has 1 MiB"):
         files.need_free_space(tmp_path / "new" / "folder", 100 << 20)
 
 

@@ -2,7 +2,8 @@
 
 A config class derives from `Config`, lives beside its user, and carries a docstring under each field, which `puna show`
 prints. A recipe is TOML. An override is `a.b.c=value`, the value read as TOML where it parses and as text elsewhere, so
-`name=demo` needs no quotes. `load` returns the config and, for every leaf, where its value came from.
+`name=demo` needs no quotes; `a.b.c=none` takes away what the recipe says, back to the default. `load` returns the
+config and, for every leaf, where its value came from.
 """
 
 import difflib
@@ -28,6 +29,14 @@ class Config(BaseModel):
 
 
 C = TypeVar("C", bound=Config)
+
+_PLAIN_WORDS = (
+    (r"a valid (tuple|list)", "a list"),
+    (r"a valid dictionary or instance of \w+|a valid dictionary", "a table"),
+    (r"a valid (integer|number|string|boolean)", r"a \1"),
+    (r"a integer", "an integer"),
+)
+"""pydantic's words, in those of a recipe."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,11 @@ def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[
         origins.update({key: str(recipe) for key in _leaves(values)})
     for text in overrides:
         _apply_override(values, origins, text, problems)
+    problems += [
+        f"{origins.get(key, recipe or 'the settings')}: {key} is {str(value).lower()}: input should be a number"
+        for key, value in _flags(values)
+        if _is_number(schema, key.split("."))
+    ]
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
@@ -115,6 +129,11 @@ def _apply_override(values: dict[str, Any], origins: dict[str, str], text: str, 
             problems.append(f"command line: {key} cannot be set, {name!r} is not a table of the recipe")
             return
     value = _parse_value(raw)
+    if raw == "none" and isinstance(node, dict):
+        node.pop(last, None)
+        for known in [k for k in origins if k == key or k.startswith(f"{key}.")]:
+            del origins[known]
+        return
     if isinstance(node, list):
         if not last.isdigit() or int(last) >= len(node):
             problems.append(f"command line: {key} cannot be set, the list has {len(node)} entries")
@@ -151,12 +170,28 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+def _flags(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Every true or false with its dotted key."""
+    for key, value in values.items():
+        if isinstance(value, bool):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _flags(value, f"{prefix}{key}.")
+
+
+def _is_number(schema: type[Config], key: Sequence[str]) -> bool:
+    """Whether the field is a plain number: Python would take true as 1."""
+    models, _ = _walk(schema, key[:-1])
+    return any(m.model_fields[key[-1]].annotation in (int, float) for m in models if key[-1] in m.model_fields)
+
+
 def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, str], recipe: Path | str | None) -> str:
     location = tuple(detail["loc"])
     allowed = _fields_at(schema, location[:-1])
     # pydantic puts the tag of a discriminated union into the location; the user's key has no such part
     key = ".".join(str(part) for part in _without_tags(schema, location))
-    origin = next((o for k, o in origins.items() if k == key or k.startswith(f"{key}.")), str(recipe or "the settings"))
+    named = [o for k, o in origins.items() if k == key or k.startswith(f"{key}.")]
+    origin = "command line" if "command line" in named else named[0] if named else str(recipe or "the settings")
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = (
@@ -166,8 +201,10 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
     if detail["type"] == "missing":
         return f"{origin}: {key!r} must be given"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if not key:
-        return f"{origin}: {message}"
+    for python, plain in _PLAIN_WORDS:
+        message = re.sub(python, plain, message)
+    if not key or isinstance(detail["input"], (Mapping, Config)):
+        return f"{origin}: {key}: {message}" if key else f"{origin}: {message}"
     got = repr(detail["input"])
     got = got if len(got) <= 80 else got[:77] + "..."
     return f"{origin}: {key} is {got}: {message[:1].lower() + message[1:]}"

@@ -207,6 +207,7 @@ def need_free_space(path: Path | str, n_bytes: int) -> None:
     reserve = 16 << 20
     if free < n_bytes + reserve:
         raise PunaError(
-            f"{path} needs {n_bytes / 2**20:.0f} MiB and the disk has {free / 2**20:.0f} MiB free. "
+            f"{path} needs {(n_bytes + reserve) / 2**20:.0f} MiB, {reserve >> 20} MiB of them in reserve, "
+            f"and the disk has {free / 2**20:.0f} MiB free. "
             "Nothing was written; free space or choose another folder with out=..."
         )

@@ -150,9 +150,9 @@ class Ancestor:
 
 
 def run_folder_of(path: Path | str) -> Path:
-    """The run folder that an artifact lies in: for `RUN/model` and `RUN/checkpoints/STEP` that is `RUN`."""
+    """The run folder that an artifact lies in: `RUN` for `RUN/model`, `RUN/checkpoints/STEP` and `RUN/rows.jsonl`."""
     path = Path(path)
-    if path.name == "model" and (path.parent / RECORD).is_file():
+    if (path.name == "model" or path.is_file()) and (path.parent / RECORD).is_file():
         return path.parent
     if path.parent.name == "checkpoints" and (path.parent.parent / RECORD).is_file():
         return path.parent.parent
@@ -179,7 +179,8 @@ def ancestry(path: Path | str) -> list[Ancestor]:
         found[key] = ancestor
         if ancestor.record:
             for name, parent in ancestor.parents.items():
-                queue.append((run_folder_of(parent), depth + 1, ancestor.record.inputs[name].fingerprint))
+                expected = None if parent.is_file() else ancestor.record.inputs[name].fingerprint
+                queue.append((run_folder_of(parent), depth + 1, expected))
     return list(found.values())
 
 

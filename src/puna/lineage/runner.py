@@ -226,12 +226,29 @@ def _work(step: Step, situation: Situation) -> Outcome:
             write_record(step.output, replace(record, status="stopped", seconds=spent()))
             console.say(f"{step.output} is unfinished; the same command goes on from there")
             raise
+        except UsageError:
+            if situation.record is None and _is_empty(step.output):
+                _forget(step.output)
+            else:
+                write_record(step.output, replace(record, status="failed", seconds=spent()))
+            raise
         except Exception as error:
             write_record(step.output, replace(record, status="failed", seconds=spent(), error=_told(error, step)))
             raise
     record = replace(record, status="finished", output=fingerprint, seconds=spent(), finished=_now())
     write_record(step.output, record)
     return Outcome(situation.action, step.output, fingerprint, record.seconds)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a run made nothing: there are only the files that say that it began."""
+    return all(path.name in files.RUN_FILES or path.is_dir() for path in folder.rglob("*"))
+
+
+def _forget(folder: Path) -> None:
+    """A run that was refused before it made anything does not keep its folder from the corrected command."""
+    for name in (RECORD, "config.toml", "log.txt"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _begin(step: Step, situation: Situation) -> Record:

@@ -1,5 +1,6 @@
 """`puna curate`: sources -> filters -> deduplication -> a sealed corpus, with its funnel printed at the end."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from puna.core import console
 from puna.core.run_folder import RunFolder
 from puna.data import curate as data
 from puna.stages.stage import PlanRow, Stage, StageRecipe
+
+_SHOWN_PROBLEMS = 5
 
 
 class CurateRecipe(data.CurateConfig, StageRecipe):
@@ -34,6 +37,13 @@ def run(recipe: CurateRecipe, folder: RunFolder) -> None:
     settings = data.CurateConfig(**{name: getattr(recipe, name) for name in data.CurateConfig.model_fields})
     corpus = data.curate(settings, folder.path, workers=recipe.workers)
     console.table(f"corpus {folder.path}", ["source", "step", "documents", "bytes"], data.funnel(corpus))
+    quarantine = folder.path / "quarantine.jsonl"
+    problems = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        place = problem["where"] + (f":{problem['line']}" if problem.get("line") else "")
+        console.warn(f"could not be read: {place}: {problem['reason']}: {problem['detail']}")
+    if len(problems) > _SHOWN_PROBLEMS:
+        console.warn(f"{len(problems) - _SHOWN_PROBLEMS} more could not be read; all are in {quarantine}")
 
 
 STAGE = Stage(verb="curate", recipe=CurateRecipe, inputs=inputs, plan=plan, run=run, neutral=("workers",))

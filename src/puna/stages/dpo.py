@@ -10,7 +10,7 @@ from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.post.dpo import DpoConfig
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, cost_rows, load_start
+from puna.stages.training import NEUTRAL, check_context, cost_rows, load_start
 from puna.train.config import TrainConfig
 
 
@@ -37,6 +37,7 @@ def plan(recipe: DpoRecipe) -> Sequence[PlanRow]:
     from puna.checkpoint.format import load_config
 
     shape = load_config(recipe.start_from)
+    check_context(shape, recipe.data.sequence_length)
     return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
 
 
@@ -51,7 +52,8 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
 
     settings = recipe.data
     preferences = read_preferences(recipe.pairs)
-    model, _, tokenizer = load_start(recipe.start_from)
+    model, shape, tokenizer = load_start(recipe.start_from)
+    check_context(shape, recipe.data.sequence_length)
     pairs = encode_pairs(
         preferences, tokenizer, sequence_length=settings.sequence_length, format_mask=settings.format_mask
     )

@@ -1,5 +1,7 @@
 """Choosing a model in a recipe: a size from the table, any field of it changed, the vocabulary from the tokenizer."""
 
+import difflib
+
 from pydantic import Field, model_validator
 
 from puna.core.config import Config
@@ -37,7 +39,9 @@ class ModelChoice(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> "ModelChoice":
         if self.size not in SIZES:
-            raise ValueError(f"size is {self.size!r}; sizes are {', '.join(SIZES)}")
+            near = difflib.get_close_matches(self.size, SIZES, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"sizes are {', '.join(SIZES)}"
+            raise ValueError(f"size is {self.size!r}; {hint}")
         self.resolve(vocab_size=SIZES[self.size].vocab_size)
         return self
 

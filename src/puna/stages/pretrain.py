@@ -5,12 +5,13 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from puna.core import console
 from puna.core.config import Config
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.stages.model_choice import ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, cost_rows
+from puna.stages.training import NEUTRAL, check_context, cost_rows
 from puna.train.config import TrainConfig
 
 
@@ -73,7 +74,19 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
     else:
         # before the tokenizer is made, the size's own vocabulary stands in for it
         shape = recipe.model.resolve(vocab_size=_vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size)
+    check_context(shape, recipe.data.sequence_length)
+    _check_mix(recipe.data)
     return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+
+
+def _check_mix(data: TokensConfig) -> None:
+    """Find a mix that does not fit the shards before the run, as far as they are there."""
+    from puna.data.loader import PackedLoader
+    from puna.data.shards import ShardSet
+
+    if all(path.exists() for path in data.shards):
+        sets = [ShardSet.open(path, verify="sizes") for path in data.shards]
+        PackedLoader(sets, weights=data.weights or None, rows=1, sequence_length=data.sequence_length, seed=data.seed)
 
 
 def _vocab_size(tokenizer: Path | None) -> int | None:
@@ -103,6 +116,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         tokenizer = Tokenizer.load(recipe.tokenizer)
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
         model = init_weights(Transformer(shape), recipe.model.init_seed)
+    check_context(shape, recipe.data.sequence_length)
     data = recipe.data
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]
@@ -123,6 +137,10 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     evaluate = None
     if data.held_out_batches and any(s.sources("held_out") for s in sets):
         evaluate = held_out(first_batches(loader("held_out"), data.held_out_batches))
+    elif data.held_out_batches:
+        console.warn(
+            "no document is held out, so there is no loss on unseen text: pack with a larger held_out_fraction"
+        )
     train(
         model,
         loss=next_token_loss,

@@ -12,7 +12,7 @@ from puna.core.run_folder import RunFolder
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, cost_rows, load_start
+from puna.stages.training import NEUTRAL, check_context, cost_rows, load_start
 from puna.train.config import TrainConfig
 
 
@@ -47,8 +47,12 @@ def inputs(recipe: SftRecipe) -> Mapping[str, Path]:
 def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
     """What the run costs."""
     from puna.checkpoint.format import load_config
+    from puna.post.dialogs import read_dialogs
 
+    if recipe.dialogs and all(path.exists() for path in recipe.dialogs):
+        read_dialogs(recipe.dialogs, form=recipe.form)  # what is wrong with them is told before the run
     shape = load_config(recipe.start_from)
+    check_context(shape, recipe.data.sequence_length)
     return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
 
 
@@ -63,7 +67,8 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     rows = read_dialogs(recipe.dialogs, form=recipe.form) if recipe.dialogs else []
     if recipe.exercises is not None:
         rows += dialog_rows(recipe.exercises)
-    model, _, tokenizer = load_start(recipe.start_from)
+    model, shape, tokenizer = load_start(recipe.start_from)
+    check_context(shape, recipe.data.sequence_length)
     batches = SftBatches(rows, tokenizer, recipe.data)
     report = batches.report
     console.say(

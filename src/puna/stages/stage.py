@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pydantic import field_validator
+
 from puna.core import config, console
 from puna.core.config import Config, Resolved
 from puna.core.errors import MissingError, UsageError
@@ -53,6 +55,13 @@ class StageRecipe(Config):
     """Raise it when the same settings shall be made anew."""
     out: Path
     """Run folder that receives the product."""
+
+    @field_validator("out")
+    @classmethod
+    def _out_is_a_folder_of_its_own(cls, value: Path) -> Path:
+        if value == Path():
+            raise ValueError("it must name a folder of its own, for example runs/mine")
+        return value
 
 
 R = TypeVar("R", bound=StageRecipe)

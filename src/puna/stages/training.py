@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from puna.core import console
+from puna.core.errors import ConfigError
 from puna.model.config import ModelConfig
 from puna.model.transformer import Transformer
 from puna.stages.stage import PlanRow
@@ -36,6 +37,21 @@ def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
 
     model, shape = load_model(path, dtype=torch.float32)
     return model, shape, load_tokenizer(path)
+
+
+def check_context(shape: ModelConfig, sequence_length: int) -> None:
+    """Refuse rows that are longer than the model's context.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if sequence_length > shape.max_seq_len:
+        raise ConfigError(
+            [
+                f"data.sequence_length is {sequence_length}, the model's context is {shape.max_seq_len} tokens. Use "
+                f"data.sequence_length={shape.max_seq_len} or less; a new model can be given a larger model.max_seq_len"
+            ]
+        )
 
 
 def cost_rows(

@@ -77,7 +77,7 @@ def open_counter(path: Path | str, *, name: str | None = None) -> Counter:
 
     Args:
         path: Ranks file, `tokenizer.json`, folder with one, or SentencePiece `.model`.
-        name: How the report calls it; the path's own name when None.
+        name: How the report calls it; the path as given when None.
 
     Raises:
         MissingError: Nothing is there, or an optional package is missing (the message has the pip line).
@@ -92,7 +92,7 @@ def open_counter(path: Path | str, *, name: str | None = None) -> Counter:
         if not found:
             raise MissingError(f"{path} holds no tokenizer: neither {JSON_FILE} nor tokenizer.model")
         file = found[0]
-    name = name or (path.name if path.is_dir() else f"{path.parent.name}/{path.name}")
+    name = name or str(path)
     if file.suffix == ".json":
         return _open_json(file, name)
     if is_ranks_file(file):
