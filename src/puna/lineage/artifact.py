@@ -179,8 +179,10 @@ def ancestry(path: Path | str) -> list[Ancestor]:
         found[key] = ancestor
         if ancestor.record:
             for name, parent in ancestor.parents.items():
-                expected = None if parent.is_file() else ancestor.record.inputs[name].fingerprint
-                queue.append((run_folder_of(parent), depth + 1, expected))
+                home = run_folder_of(parent)
+                a_part_of_it = home != parent and parent.is_file()  # its bytes say nothing of the whole folder's
+                expected = None if a_part_of_it else ancestor.record.inputs[name].fingerprint
+                queue.append((home, depth + 1, expected))
     return list(found.values())
 
 
