@@ -59,7 +59,7 @@ def test_a_disk_that_is_too_small_is_found_first_and_nothing_is_lost(tmp_path, m
     store = CheckpointStore(tmp_path, keep_last=1)
     store.save(1, _write("old"), n_bytes=1)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 50 << 20})())
-    with pytest.raises(PunaError, match="needs 100 MiB and the disk has 50 MiB free"):
+    with pytest.raises(PunaError, match="needs 116 MiB, 16 MiB of them in reserve, and the disk has 50 MiB free"):
         store.save(2, _write("new"), n_bytes=100 << 20)
     assert store.latest() == store.path(1) and store.steps() == [1]
 
