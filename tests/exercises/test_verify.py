@@ -44,8 +44,10 @@ def test_the_answer_to_another_question_is_right_only_when_it_is_equal(one, othe
 
 
 @given(st.text(max_size=60), ANY)
-def test_any_text_is_judged_without_an_exception(text, exercise):
-    verify(exercise, text)
+def test_any_text_is_judged_with_a_reason(text, exercise):
+    verdict = verify(exercise, text)
+    assert isinstance(verdict.correct, bool)
+    assert verdict.reason
 
 
 def exercise(how, answer, **more):
