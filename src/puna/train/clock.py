@@ -20,7 +20,7 @@ class Clock:
 
     Args:
         folder: The run's `checkpoints/`.
-        step: The step that this session begins at.
+        step: The step that this process begins at.
         now: Source of seconds.
     """
 

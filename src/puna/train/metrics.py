@@ -41,7 +41,7 @@ class Window:
         return {"loss": self.sums["loss"] / count, **named}
 
     def rates(self) -> dict[str, float]:
-        """Tokens and FLOPs per second of step time, over the steps of this session."""
+        """Tokens and FLOPs per second of step time, over the steps of this process."""
         seconds = max(self._seconds, 1e-9)
         return {"tokens_per_second": self._tokens / seconds, "flops_per_second": self._flops / seconds}
 
@@ -58,7 +58,7 @@ def _number(value: Tensor | float) -> float:
 
 
 class Eta:
-    """Seconds to go, from the mean pace of this session, evaluations and saves included."""
+    """Seconds to go, from the mean pace of this process, evaluations and saves included."""
 
     def __init__(self, *, step: int, steps: int) -> None:
         self._first, self._steps, self._start = step, steps, time.monotonic()

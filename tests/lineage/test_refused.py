@@ -1,0 +1,36 @@
+"""A run that is refused before it made anything does not keep its folder from the corrected command."""
+
+import pytest
+
+from puna.core.errors import UsageError
+from puna.lineage.runner import execute
+from puna.lineage.step import Step
+
+
+def step(folder, run, **config):
+    return Step(stage="train", name="a", version=1, config=config, inputs={}, output=folder, run=run)
+
+
+def refuse(folder):
+    raise UsageError("the mix cannot be used")
+
+
+def write(folder):
+    (folder.path / "product.txt").write_text("made")
+
+
+def test_a_refused_run_leaves_its_folder_free(tmp_path):
+    with pytest.raises(UsageError, match="mix"):
+        execute(step(tmp_path / "out", refuse, weight=1))
+    assert execute(step(tmp_path / "out", write, weight=2)).action == "run"
+
+
+def test_a_run_that_made_something_keeps_its_record(tmp_path):
+    def half(folder):
+        write(folder)
+        refuse(folder)
+
+    with pytest.raises(UsageError, match="mix"):
+        execute(step(tmp_path / "out", half, weight=1))
+    with pytest.raises(UsageError, match="weight"):
+        execute(step(tmp_path / "out", write, weight=2))
