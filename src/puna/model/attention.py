@@ -3,7 +3,7 @@
 N query heads share K key and value heads (G = N/K queries each), which makes the kv cache G times smaller. A token sees
 the tokens before it in its own document and itself. Three ways lead to the same numbers:
 
-- plain CPU tensors: the kernels of `cpu_kernels.py`;
+- plain CPU tensors without a cache: `on_cpu`, by the kernels of `cpu_kernels.py`;
 - CUDA in bf16 or fp16: PyTorch's variable-length flash attention;
 - anything else: `scaled_dot_product_attention`, once for all documents when they have one length, else one by one.
 
@@ -56,11 +56,6 @@ class Attention(nn.Module):
             layout: The documents; with a cache, the new tokens of each row.
             cache: The step of the kv cache and this layer's number, or None.
         """
-        if cache is None and cpu_kernels.suits(x_TD):
-            n_rotated = self.n_heads + self.n_kv_heads
-            weight = cpu_kernels.interleave_pairs(self.qkv.weight, n_rotated, self.head_dim)
-            q, k, v = cpu_kernels.split_heads(nn.functional.linear(x_TD, weight), *turn, self.n_kv_heads)
-            return self.output(cpu_kernels.attention(q, k, v, layout.blocks))
         heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
@@ -71,6 +66,29 @@ class Attention(nn.Module):
             step.write(layer, k_TKH, v_TKH)
             o_TNH = attend_cached(q_TNH, step, layer)
         return self.output(o_TNH.flatten(1))
+
+    def on_cpu(
+        self,
+        x_TD: Float[Tensor, "T D"],
+        norm_D: Float[Tensor, " D"],
+        eps: float,
+        turn: tuple[Tensor, Tensor],
+        layout: DocumentLayout,
+    ) -> Float[Tensor, "T D"]:
+        """The first half of a block by `cpu_kernels`: x + attention(norm(x)), without a cache.
+
+        Args:
+            x_TD: The residual stream.
+            norm_D: Weight of the norm before the attention; it is folded into the projection.
+            eps: Of that norm.
+            turn: As in `forward`.
+            layout: As in `forward`.
+        """
+        n_rotated = self.n_heads + self.n_kv_heads
+        weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight * norm_D, n_rotated, self.head_dim)
+        x_TD, qkv_TE = cpu_kernels.normed_linear(x_TD, weight_ED, eps)
+        q, k, v = cpu_kernels.split_heads(qkv_TE, *turn, self.n_kv_heads)
+        return torch.addmm(x_TD, cpu_kernels.attention(q, k, v, layout.blocks), self.output.weight.T)
 
 
 def attend_documents(

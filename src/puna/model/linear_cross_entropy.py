@@ -114,10 +114,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets_C1 = targets_A[chunk, None]
             product_CV = torch.mm(asked_AD[chunk], head_VD.T, out=buffer_CV[: chunk.stop - chunk.start])
             logits_CV = product_CV.to(total.dtype)
-            log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
-            total -= log_probs_CV.gather(1, targets_C1).sum()
-            if d_asked_AD is not None and d_head_VD is not None:
-                d_logits_CV = log_probs_CV.exp_()
+            if d_asked_AD is None or d_head_VD is None:
+                log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
+                total -= log_probs_CV.gather(1, targets_C1).sum()
+            else:
+                loss, d_logits_CV = _loss_and_probabilities(logits_CV, targets_C1, asked_AD[chunk], head_VD)
+                total += loss
                 d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
                 torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
@@ -135,6 +137,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_hidden_TD = _spread(d_asked_AD.mul_(grads[0]), index, n_tokens) if ctx.needs_input_grad[0] else None
         d_head = d_head_VD.mul_(grads[0]).to(head_dtype) if ctx.needs_input_grad[1] else None
         return d_hidden_TD, d_head, None, None, None
+
+
+def _loss_and_probabilities(
+    logits_CV: Tensor, targets_C1: Tensor, asked_CD: Tensor, head_VD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The sum of the cross-entropies, and the probabilities in place of the logits.
+
+    On a CPU the loss comes from the probabilities: one exponential a logit instead of two. The rows in which the
+    target's probability is too small for its logarithm to be exact (fp32 ends at 1e-38) are computed again.
+    """
+    if logits_CV.device.type != "cpu":  # there a look at the values would wait for the device
+        log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
+        return -log_probs_CV.gather(1, targets_C1).sum(), log_probs_CV.exp_()
+    probs_CV = torch.ops.aten._softmax.out(logits_CV, 1, False, out=logits_CV)
+    target_C1 = probs_CV.gather(1, targets_C1)
+    log_C1 = target_C1.log()
+    if (target_C1 < 1e-30).any():
+        rows = (target_C1[:, 0] < 1e-30).nonzero()[:, 0]
+        again = (asked_CD[rows] @ head_VD.T).to(logits_CV.dtype).log_softmax(1)
+        log_C1[rows] = again.gather(1, targets_C1[rows])
+    return -log_C1.sum(), probs_CV
 
 
 class _TokenLogProbs(torch.autograd.Function):

@@ -59,9 +59,6 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Transform each token by itself."""
-        if cpu_kernels.suits(x):  # tokens along the rows: gate and up are then whole, contiguous halves
-            gate_up_FFT = self.gate_up.weight @ x.flatten(0, -2).T
-            return nn.functional.linear(cpu_kernels.swiglu(gate_up_FFT).T, self.down.weight).view(x.shape)
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(nn.functional.silu(gate) * up)
 
@@ -84,8 +81,16 @@ class Block(nn.Module):
         cache: tuple[CacheStep, int] | None = None,
     ) -> Float[Tensor, "T D"]:
         """One layer; arguments as in `Attention.forward`."""
+        if cache is None and cpu_kernels.suits(x_TD):
+            return self._on_cpu(x_TD, turn, layout)
         x_TD = x_TD + self.attention(self.attention_norm(x_TD), turn, layout, cache)
         return x_TD + self.feed_forward(self.feed_forward_norm(x_TD))
+
+    def _on_cpu(self, x_TD: Tensor, turn: tuple[Tensor, Tensor], layout: DocumentLayout) -> Tensor:
+        """The same by `cpu_kernels`, the norms' weights folded into the projections behind them."""
+        x_TD = self.attention.on_cpu(x_TD, self.attention_norm.weight, self.attention_norm.eps, turn, layout)
+        gate_up_ED = self.feed_forward.gate_up.weight * self.feed_forward_norm.weight
+        return cpu_kernels.feed_forward(x_TD, gate_up_ED, self.feed_forward.down.weight, self.feed_forward_norm.eps)
 
 
 class Transformer(nn.Module):
