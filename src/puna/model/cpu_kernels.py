@@ -16,8 +16,8 @@ the backward needs and nothing else, write where the next matrix product reads, 
 Each equals its plain formula (tests hold them against naive twins, gradients in fp64). `model/attention.py` and
 `model/transformer.py` choose them for plain CPU tensors; every other device and tensor type takes the formulas.
 
-T packed tokens, C tokens of a chunk, D width, F ffn, E = 2F, N query heads, K kv heads, G = N/K query heads per kv head,
-H head dim, Q = T*G queries, R rows and C columns of a block.
+T packed tokens, C tokens of a chunk, D width, F ffn, E = 2F, N query heads, K kv heads, G = N/K query heads per kv
+head, H head dim, Q = T*G queries, R rows and C columns of a block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -79,14 +79,14 @@ def rms_norm(x: Float[Tensor, "... D"], weight_D: Float[Tensor, " D"], eps: floa
 
 
 def _normalized(x_CD: Tensor, r_C1: Tensor, eps: float, out: Tensor) -> Tensor:
-    """x r with r = (mean(x^2) + eps)^(-1/2), which is written too."""
+    """Write x r with r = (mean(x^2) + eps)^(-1/2), and r too."""
     torch.linalg.vector_norm(x_CD, dim=-1, keepdim=True, out=r_C1)
     r_C1.square_().div_(x_CD.shape[1]).add_(eps).rsqrt_()
     return torch.mul(x_CD, r_C1, out=out)
 
 
 def _normalized_backward(dy_CD: Tensor, y_CD: Tensor, r_C1: Tensor, *, plus: Tensor, out: Tensor) -> None:
-    """dx = plus + r (dy - y mean(y dy)); dy is overwritten."""
+    """Write dx = plus + r (dy - y mean(y dy)); dy is overwritten."""
     tiles = (t.split(max(1, TILE // y_CD.shape[1])) for t in (dy_CD, y_CD, r_C1, plus, out))
     for dy, y, r, before, dx in zip(*tiles, strict=True):
         torch.mul(dy, y, out=dx)
@@ -95,7 +95,7 @@ def _normalized_backward(dy_CD: Tensor, y_CD: Tensor, r_C1: Tensor, *, plus: Ten
 
 
 class _NormedLinear(torch.autograd.Function):
-    """(x, x W^T) with x normalized in the second; the first goes on as the residual stream, so both gradients meet here."""
+    """(x, y W^T) with y = x normalized; x goes on as the residual stream, so both gradients meet here."""
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_ED: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -223,7 +223,7 @@ def _tiles(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def feed_forward(
     x_TD: Float[Tensor, "T D"], gate_up_ED: Float[Tensor, "E D"], down_DF: Float[Tensor, "D F"], eps: float
 ) -> Float[Tensor, "T D"]:
-    """x + down(silu(gate(y)) * up(y)) with y = x / rms(x): the second half of a block, residual included.
+    """The second half of a block with its residual: x + down(silu(gate(y)) * up(y)), where y = x / rms(x).
 
     Args:
         x_TD: The residual stream.
