@@ -5,7 +5,7 @@ the prior below (log-normal, with the given spread), so what the data cannot tel
 of software that nobody published stays at the factor 1.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 
@@ -67,6 +67,42 @@ class Constants:
 
 
 PRIOR = Constants()
+"""Where a fit starts and what it is pulled to: rules of thumb, kernels' own benchmarks, and 1 for every ratio."""
+
+
+def as_code(constants: Constants) -> str:
+    """Constants as the Python text below, four digits each."""
+    lines = []
+    for field in fields(constants):
+        value = getattr(constants, field.name)
+        text = ", ".join(f"{v:.4g}" for v in value) if isinstance(value, tuple) else f"{value:.4g}"
+        lines.append(f"    {field.name}=({text})," if isinstance(value, tuple) else f"    {field.name}={text},")
+    return "\n".join(["FITTED = Constants(", *lines, ")"])
+
+
+# fmt: off
 FITTED = Constants(
-    # written by `puna plan --fit`
+    product_efficiency=(0.817, 0.6923, 0.708, 0.6534, 0.6041, 0.442),
+    attention_efficiency=(0.3632, 0.5097, 0.1915, 0.3525, 0.5029, 0.3123),
+    ultra_speed=1.165,
+    product_roofline=0.5893,
+    narrow_heads=0.2328,
+    fused_traffic=1.089,
+    eager_traffic=1.79,
+    cast_traffic=1.044,
+    score_traffic=0.9014,
+    host_seconds_per_layer=5.507e-05,
+    link_efficiency=0.7327,
+    network_efficiency=0.7333,
+    tensor_exposed=0.3226,
+    context_exposed=0.3017,
+    pipeline_exposed=0.2479,
+    data_exposed=0.2017,
+    hop_seconds=1.075e-05,
+    optimizer_traffic=1.299,
+    step_overhead_seconds=0.02745,
+    jitter_per_doubling=0.008012,
+    family_factors=(0.9808, 1.015, 1.044, 1.021, 0.964, 1.017),
 )
+# fmt: on
+"""From `puna plan --fit` over 365 published dense configurations."""

@@ -10,7 +10,8 @@ MFU, with the FLOP convention that the note names (`full` where it names none: m
 
 import csv
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -144,7 +144,8 @@ def step_seconds(work: Workload, constants: Constants = FITTED) -> Breakdown:
 def breakdown(given: Row, k: Constants) -> Breakdown:
     """The formula of the file's head, for one row or arrays of rows."""
     a: Amounts = given.amounts
-    clock = given.power ** (1 / 3) * k.ultra_speed**given.ultra  # dynamic power goes with the cube of the clock
+    # a lower power limit slows the clock: by the cube root where voltage follows it, in proportion at the voltage's floor
+    clock = given.power**0.5 * k.ultra_speed**given.ultra
     rate = given.peak_low * np.asarray(k.product_efficiency)[given.product] * clock
     wide = 1 + k.product_roofline * a.ridge * a.product_penalty
     products = a.product_flops / rate * wide
