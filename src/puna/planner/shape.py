@@ -154,7 +154,7 @@ PUBLISHED: tuple[tuple[str, Shape], ...] = (
 """Dense models that others publish speeds of."""
 
 SPARSE = re.compile(
-    r"deepseek|mixtral|moe|[-_ ]a\d+(\.\d+)?b|gptoss|kimi|nemotron3|nemotronh|mamba|jamba|dbrx|grok|llama4|scout"
+    r"deepseek|mixtral|moe|[-_ ]a\d+(\.\d+)?b|gptoss|kimi|nemotron3(?!40b)|nemotronh|mamba|jamba|dbrx|grok|llama4|scout"
     r"|maverick|switch|\d+x\d+b|qwen3(next|30b|235b)|hybrid|glm45|minimax"
 )
 """Mixtures of experts and hybrids: the planner does not model them."""
