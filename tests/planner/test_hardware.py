@@ -17,7 +17,13 @@ def test_a_cluster_is_a_count_and_a_kind(text, count, name):
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("DGX-GB200", "GB200"), ("A100-40GB", "A100-40GB"), ("A100-80GB", "A100"), ("H100 96GB", "H100-96GB"), ("DGX-B300", "B300")],
+    [
+        ("DGX-GB200", "GB200"),
+        ("A100-40GB", "A100-40GB"),
+        ("A100-80GB", "A100"),
+        ("H100 96GB", "H100-96GB"),
+        ("DGX-B300", "B300"),
+    ],
 )
 def test_cards_are_known_by_their_spellings(text, name):
     assert find_gpu(text).name == name

@@ -42,7 +42,8 @@ def test_the_slurm_script_is_a_script_with_options_that_sbatch_knows():
 
 
 @pytest.mark.parametrize(
-    ("code", "restarts", "requeued"), [(0, 0, False), (2, 0, False), (75, 0, True), (1, 0, True), (1, 20, False), (137, 3, True)]
+    ("code", "restarts", "requeued"),
+    [(0, 0, False), (2, 0, False), (75, 0, True), (1, 0, True), (1, 20, False), (137, 3, True)],
 )
 def test_the_slurm_script_requeues_what_can_resume(tmp_path, code, restarts, requeued):
     """Run with toys in the place of srun and scontrol."""
@@ -56,7 +57,9 @@ def test_the_slurm_script_requeues_what_can_resume(tmp_path, code, restarts, req
         "PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node-[1-8]", "SLURM_JOB_ID": "77",
         "SLURM_RESTART_COUNT": str(restarts),
     }  # fmt: skip
-    done = subprocess.run(["bash", "-c", files(JOB, "slurm")["job.sbatch"]], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", files(JOB, "slurm")["job.sbatch"]], env=environment, capture_output=True, text=True
+    )
     assert done.stderr == ""
     assert (tmp_path / "requeued").exists() is requeued
     assert requeued or done.returncode == code
@@ -116,7 +119,9 @@ def test_names_are_labels(text):
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?", job_name(text))
 
 
-@pytest.mark.parametrize("value", [{"a": [], "b": {}}, {"x": [{"y": [1, "2", None, True]}, ["no", "~", ": #"]]}, {"t": "a\nb"}])
+@pytest.mark.parametrize(
+    "value", [{"a": [], "b": {}}, {"x": [{"y": [1, "2", None, True]}, ["no", "~", ": #"]]}, {"t": "a\nb"}]
+)
 def test_yaml_reads_back_as_what_was_written(value):
     assert yaml.safe_load(to_yaml(value)) == value
 

@@ -70,7 +70,9 @@ def read_published(path: Path) -> tuple[list[Published], list[tuple[int, str]]]:
         raise ConfigError([f"{path} is not a CSV in UTF-8: {error}"]) from error
     reader = csv.DictReader(text.splitlines())
     if missing := {"model", "n_gpus"} - set(reader.fieldnames or ()):
-        raise ConfigError([f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)])
+        raise ConfigError(
+            [f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)]
+        )
     rows: list[Published] = []
     skipped: list[tuple[int, str]] = []
     for cells in reader:

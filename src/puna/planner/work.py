@@ -109,7 +109,9 @@ def amounts(work: Workload) -> Amounts:
         narrow_heads=max(0.0, 128 / shape.head_width - 1),
         repeat_product_flops=again[0] * product,
         repeat_attention_flops=again[1] * attention,
-        elementwise_bytes=(layers * _block_bytes(work, tokens) + heads * 12 * tokens * shape.vocab_size / degrees.tp / 3)
+        elementwise_bytes=(
+            layers * _block_bytes(work, tokens) + heads * 12 * tokens * shape.vocab_size / degrees.tp / 3
+        )
         * passes,
         score_bytes=scores,
         cast_bytes=0.0 if work.precision == "bf16" else layers * passes * _cast_bytes(work, tokens),

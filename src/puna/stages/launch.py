@@ -187,7 +187,9 @@ exec torchrun --standalone --nproc-per-node {job.gpus} --max-restarts {job.resta
 
 def _slurm(job: Job) -> str:
     hours, minutes = divmod(round(job.hours * 60), 60)
-    optional = [f"#SBATCH --{key}={value}" for key, value in (("partition", job.partition), ("account", job.account)) if value]
+    optional = [
+        f"#SBATCH --{key}={value}" for key, value in (("partition", job.partition), ("account", job.account)) if value
+    ]
     head = "\n".join(
         [
             f"#SBATCH --job-name={job.name}",

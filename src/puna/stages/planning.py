@@ -207,7 +207,9 @@ def as_object(found: Estimate) -> dict[str, Any]:
         "memory_by_kind_gib": {
             name: getattr(found.memory, name) / 2**30 for name in type(found.memory).__dataclass_fields__
         },
-        "seconds_by_cause": {name: getattr(found.breakdown, name) for name in type(found.breakdown).__dataclass_fields__},
+        "seconds_by_cause": {
+            name: getattr(found.breakdown, name) for name in type(found.breakdown).__dataclass_fields__
+        },
         "traffic": [vars(traffic) for traffic in found.traffic],
         "reasons": reasons(found),
     }
@@ -255,7 +257,9 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
 def _write_recipe(question: Question, best: Estimate, path: Path, *, quiet: bool) -> None:
     text = recipe_text(question, best, path)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-        raise UsageError(f"{path} is there with other content and was not written over. Use --write OTHER.toml or --no-write.")
+        raise UsageError(
+            f"{path} is there with other content and was not written over. Use --write OTHER.toml or --no-write."
+        )
     with atomic_open(path) as file:
         file.write(text)
     if not quiet:
