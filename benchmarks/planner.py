@@ -2,9 +2,9 @@
 
     python benchmarks/planner.py [--file published.csv] [--quick] [--json]
 
-The file has published throughputs, one configuration a row (`puna plan --evaluate`). Its constants are fitted anew without one
-source at a time, and that source is predicted: |predicted / measured - 1| of the step time. Leaving out a whole family of
-software is the harder test. The targets are a median of 10 % and a 90th percentile of 25 %.
+The file has published throughputs, one configuration a row (`puna plan --evaluate`). Its constants are fitted anew
+without one source at a time, and that source is predicted: |predicted / measured - 1| of the step time. Leaving out a
+whole family of software is the harder test. The targets are a median of 10 % and a 90th percentile of 25 %.
 """
 
 import argparse
@@ -67,7 +67,8 @@ def main() -> None:
         seconds, best = time.perf_counter() - start, plan.best[0]
         found[f"plan_seconds_{size}"] = seconds
         print(
-            f"plan of {size} on {gpus}: {plan.tried:,} layouts in {seconds:.1f} s; {best.work.degrees}, {best.tflops('causal'):.0f} TFLOPS"
+            f"plan of {size} on {gpus}: {plan.tried:,} layouts in {seconds:.1f} s; {best.work.degrees}, "
+            f"{best.tflops('causal'):.0f} TFLOPS"
         )
     if arguments.json:
         print(json.dumps(found))

@@ -1,11 +1,11 @@
 """Model FLOP utilization of Llama-shaped layers on one GPU: packed documents, torch.compile, selective checkpointing.
 
-A step is forward, loss, backward, clipping and fused AdamW over rows of packed documents, in bf16. Layers have the width of
-the 1B, 3B and 8B; there are as many of them as fit one card with optimizer states. FLOPs are counted by the causal
-convention within documents, recomputed ones not; MFU is over the card's dense 16-bit peak.
+A step is forward, loss, backward, clipping and fused AdamW over rows of packed documents, in bf16. Layers have the
+width of the 1B, 3B and 8B; there are as many of them as fit one card with optimizer states. FLOPs are counted by the
+causal convention within documents, recomputed ones not; MFU is over the card's dense 16-bit peak.
 
-Sides, in turns, each with its own model: ours; transformers (sdpa or FlashAttention 2 where it is installed, documents from
-restarting positions, its own gradient checkpointing). The ratio is the median of the ratios of neighbouring steps.
+Sides, in turns, each with its own model: ours; transformers (sdpa or FlashAttention 2 where it is installed, documents
+from restarting positions, its own gradient checkpointing). The ratio is the median of the ratios of neighbouring steps.
 
     python benchmarks/gpu/layers.py                          # every shape and mode, about ten minutes
     python benchmarks/gpu/layers.py --shape 8B --mode compile --profile trace.json

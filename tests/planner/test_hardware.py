@@ -31,7 +31,7 @@ def test_cards_are_known_by_their_spellings(text, name):
 
 @pytest.mark.parametrize("text", ["0xH100", "8xTPU", "512", "x", "8xH100+8xA100"])
 def test_what_is_no_cluster_is_refused_with_an_example_or_the_list(text):
-    with pytest.raises(UsageError, match="512xH100|8xH100|known are"):
+    with pytest.raises(UsageError, match=r"512xH100|8xH100|known are"):
         read_cluster(text)
 
 

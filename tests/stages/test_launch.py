@@ -14,16 +14,18 @@ from puna.stages.launch import Job, files, job_name, to_yaml, world_size, write
 
 JOB = Job("llama3-70b", ("puna", "train", "my recipe.toml", "train.steps=5"), gpus=64, partition="big", account="lab")
 # long options of sbatch (Slurm 24.05, its manual page)
-SBATCH = set(
-    "account array batch bb begin chdir clusters comment constraint container contiguous core-spec cores-per-socket cpu-freq "
-    "cpus-per-gpu cpus-per-task deadline delay-boot dependency distribution error exclude exclusive export extra-node-info "
-    "get-user-env gid gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres hint hold ignore-pbs input "
-    "job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network "
-    "nice no-kill no-requeue nodefile nodelist nodes ntasks ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket "
-    "open-mode output overcommit oversubscribe parsable partition power prefer priority profile propagate qos quiet reboot "
-    "requeue reservation segment signal sockets-per-node spread-job stepmgr switches test-only thread-spec threads-per-core "
-    "time time-min tmp tres-bind tres-per-task uid use-min-nodes verbose wait wait-all-nodes wckey wrap".split()
-)
+OPTIONS = """
+account array batch bb begin chdir clusters comment constraint container contiguous core-spec cores-per-socket
+cpu-freq cpus-per-gpu cpus-per-task deadline delay-boot dependency distribution error exclude exclusive export
+extra-node-info get-user-env gid gpu-bind gpu-freq gpus gpus-per-node gpus-per-socket gpus-per-task gres hint
+hold ignore-pbs input job-name kill-on-invalid-dep licenses mail-type mail-user mcs-label mem mem-bind
+mem-per-cpu mem-per-gpu mincpus network nice no-kill no-requeue nodefile nodelist nodes ntasks ntasks-per-core
+ntasks-per-gpu ntasks-per-node ntasks-per-socket open-mode output overcommit oversubscribe parsable partition
+power prefer priority profile propagate qos quiet reboot requeue reservation segment signal sockets-per-node
+spread-job stepmgr switches test-only thread-spec threads-per-core time time-min tmp tres-bind tres-per-task uid
+use-min-nodes verbose wait wait-all-nodes wckey wrap
+"""
+SBATCH = set(OPTIONS.split())
 
 
 def shell_accepts(text):

@@ -2,15 +2,15 @@
 
 All amounts are those of the slowest pipeline rank. Per micro-batch: products of the blocks, of the head, attention,
 elementwise traffic, collectives of tensor, context and pipeline parallelism, and of FSDP where it gathers every time.
-Per step: gradient reduction, the optimizer. `step_time.py` turns amounts into seconds with the fitted constants; as both are
-plain arithmetic, the fit runs the same formulas over arrays of all published rows at once.
+Per step: gradient reduction, the optimizer. `step_time.py` turns amounts into seconds with the fitted constants; as
+both are plain arithmetic, the fit runs the same formulas over arrays of all published rows at once.
 
 Communication is given in seconds at the nominal bandwidth, since the link depends on who talks to whom: tensor
-parallelism lives inside a node where it fits, then context, then sharding; pipeline stages are furthest apart. A group with k
-members in each node has k network ports a node (and never more than NVLink).
+parallelism lives inside a node where it fits, then context, then sharding; pipeline stages are furthest apart. A group
+with k members in each node has k network ports a node (and never more than NVLink).
 
-Sources: 2205.05198, sections 4 and 5 (activations, sequence parallelism, recomputation); 2104.04473, section 2 (pipeline
-bubble); 2205.14135 (attention costs 2 products forward and 5 backward with recomputation inside the kernel).
+Sources: 2205.05198, sections 4 and 5 (activations, sequence parallelism, recomputation); 2104.04473, section 2
+(pipeline bubble); 2205.14135 (attention costs 2 products forward and 5 backward with recomputation inside the kernel).
 """
 
 import math

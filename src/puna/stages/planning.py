@@ -22,8 +22,8 @@ from puna.planner import fit as fitting
 from puna.planner import goodput
 from puna.planner.constants import FITTED, as_code
 from puna.planner.estimate import Estimate
-from puna.planner.layout import Workload
 from puna.planner.hardware import Cluster, read_cluster
+from puna.planner.layout import Workload
 from puna.planner.published import Published, read_published
 from puna.planner.search import Found, reasons, search
 from puna.planner.shape import Shape, from_config, read_shape
@@ -88,7 +88,8 @@ def find_shape(model: str) -> Shape:
     shape = read_shape(model)
     if shape is None:
         raise UsageError(
-            f"model {model!r} is not known, or no dense transformer. Sizes are {', '.join(SIZES)}; a Hugging Face Llama "
+            f"model {model!r} is not known, or no dense transformer. Sizes are {', '.join(SIZES)}; a Hugging "
+            f"Face Llama "
             "folder or a published name such as llama2-13b will do too."
         )
     return shape
@@ -182,9 +183,11 @@ def run_rows(best: Estimate) -> Sequence[str]:
     size = goodput.checkpoint_bytes(shape)
     return (
         "\nTFLOPS count half of the attention (causal), MFU all of it (full) over the 16-bit peak.",
-        f"Checkpoint: {console.short_bytes(size)}, {console.short_bytes(size / n)} a GPU, {stall:.2g} s of waiting each.",
+        f"Checkpoint: {console.short_bytes(size)}, {console.short_bytes(size / n)} a GPU, {stall:.2g} s of "
+        f"waiting each.",
         f"At Llama 3's rate of failures: one in {expected.hours_to_interruption:.3g} h; with a checkpoint every "
-        f"{console.short_time(expected.interval_seconds)} and restarts of 5 minutes, {expected.share:.1%} of the time counts.",
+        f"{console.short_time(expected.interval_seconds)} and restarts of 5 minutes, {expected.share:.1%} of "
+        f"the time counts.",
     )
 
 
@@ -220,7 +223,8 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
     work, name = best.work, size_name(question.model)
     lines = [
         f"# puna train {path}",
-        f"# {question.model} on {work.cluster}: {best.seconds:.3g} s a step, {best.tokens_per_second_gpu:,.0f} tokens/s a GPU, "
+        f"# {question.model} on {work.cluster}: {best.seconds:.3g} s a step, {best.tokens_per_second_gpu:,.0f} "
+        f"tokens/s a GPU, "
         f"{best.memory.total_gib:.0f} GiB a GPU expected.",
         "# Name your tokenizer (or start_from) and your shards.",
         "",

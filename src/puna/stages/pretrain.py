@@ -115,8 +115,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
 
     if recipe.start_from is not None:
         model, shape, tokenizer = load_start(recipe.start_from)
-        longer = recipe.context.apply(shape)
-        if longer != shape:
+        if (longer := recipe.context.apply(shape)) != shape:
             shape, weights = longer, model.state_dict()
             model = Transformer(longer)
             model.load_state_dict(weights)
