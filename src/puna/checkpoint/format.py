@@ -246,7 +246,7 @@ def save_model(
     Raises:
         PunaError: The disk is too small, or the tokenizer has more tokens than the model.
     """
-    dtype = dtype or model.embedding.weight.dtype
+    dtype = dtype or model.dtype
     folder = Path(folder)
     need_free_space(folder, config.parameters() * dtype.itemsize + (64 << 20))
     return write_whole(
@@ -269,7 +269,7 @@ def write_content(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write all files of a checkpoint but the seal into a folder that exists. Arguments as in `save_model`."""
-    dtype = dtype or model.embedding.weight.dtype
+    dtype = dtype or model.dtype
     ends: tuple[int, ...] = ()
     ids: dict[str, int] = {}
     if tokenizer is not None:

@@ -17,10 +17,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from puna.core.batch import PackedBatch
+from puna.core.batch import IGNORE, PackedBatch
 from puna.model.config import ModelConfig
 from puna.model.layout import DocumentLayout
-from puna.model.linear_cross_entropy import linear_cross_entropy
 from puna.model.transformer import Transformer
 
 
@@ -52,12 +51,15 @@ def next_token_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
     device = model.device
     layout = DocumentLayout(batch.lengths, device=device)
     hidden_TD = model.hidden(_to(batch.tokens.reshape(-1), device), layout)
-    targets_T = _to(batch.targets.reshape(-1), device)
+    targets = batch.targets.reshape(-1)
+    flops = packed_flops(model.config, batch.lengths, n_targets=batch.n_targets)
+    share = model.split.cp  # of the batch's tokens this process counts its own
+    n_targets = batch.n_targets if share == 1 else int(np.count_nonzero(model.split.own(targets) != IGNORE))
     return LossOutput(
-        sum=linear_cross_entropy(hidden_TD, model.head_weight, targets_T),
-        count=batch.n_targets,
-        tokens=batch.tokens.size,
-        flops=packed_flops(model.config, batch.lengths, n_targets=batch.n_targets),
+        sum=model.cross_entropy(hidden_TD, _to(targets, device)),
+        count=n_targets,
+        tokens=batch.tokens.size // share,
+        flops=flops / share,
     )
 
 
