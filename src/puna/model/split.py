@@ -170,14 +170,14 @@ class _ReduceScatter(torch.autograd.Function):
 def _all_gather(x: Tensor, group: Any) -> Tensor:
     x = x.contiguous()
     out = x.new_empty(x.shape[0] * dist.get_world_size(group), *x.shape[1:])
-    dist.all_gather_into_tensor(out, x, group=group)
+    dist.all_gather_single(out, x, group=group)
     return out
 
 
 def _reduce_scatter(x: Tensor, group: Any) -> Tensor:
     x = x.contiguous()
     out = x.new_empty(x.shape[0] // dist.get_world_size(group), *x.shape[1:])
-    dist.reduce_scatter_tensor(out, x, group=group)
+    dist.reduce_scatter_single(out, x, group=group)
     return out
 
 

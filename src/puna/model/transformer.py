@@ -190,7 +190,7 @@ class Transformer(nn.Module):
             x_TD = layer(x_TD, turn, own, None if cache is None else (cache, number))
         if self.norm is not None:
             x_TD = self.norm(x_TD)
-        return x_TD.view(*tokens.shape, -1) if self.split.is_whole else x_TD
+        return x_TD.view(*tokens.shape, -1) if tokens.dim() > 1 and self.split.is_whole else x_TD
 
     def cross_entropy(self, hidden: Float[Tensor, "T D"], targets_T: Int[Tensor, " T"]) -> Float[Tensor, ""]:
         """Sum of the cross-entropies of the targets, straight from hidden states.

@@ -3,7 +3,8 @@
 The embedding looks up what it has, zeros elsewhere, and the sum over the group is the answer. For the loss, each
 process makes the logits of its own vocabulary, chunk by chunk as in `linear_cross_entropy.py`; maximum, sum of
 exponentials and the target's logit are reduced over the group, and no process ever sees all logits. Gradients are made
-while the logits are there. The gradient of the hidden states is a partial one: `Split.gather`, which made them, adds the parts up.
+while the logits are there. The gradient of the hidden states is a partial one: `Split.gather`, which made them, adds
+the parts up.
 
 Source: Megatron-LM (1909.08053), section 3.
 

@@ -45,7 +45,7 @@ class ParallelConfig(Config):
     reshard_after_forward: Literal["auto", "always", "never"] = "auto"
     """Free gathered parameters between forward and backward: less memory, one more gather. auto: if there is no pp."""
     recompute: Literal["none", "selective", "full", "budget"] = "none"
-    """Activations computed again in the backward: none; all but products and attention; all; or what memory_budget says."""
+    """Activations computed again in the backward: none; all but products and attention; all; as memory_budget says."""
     memory_budget: float = Field(default=0.5, ge=0.0, le=1.0)
     """For recompute=budget (needs compile): share of the activations that may be kept."""
     compile: bool = False
@@ -242,8 +242,8 @@ def _pipeline_problems(config: ParallelConfig, model: ModelConfig, work: Work) -
         )
     if config.schedule in ("1f1b", "gpipe") and n != config.pp:
         found.append(
-            f"parallel.schedule={config.schedule} has one stage a process; stages_per_rank is {config.stages_per_rank}. "
-            "Use schedule=interleaved."
+            f"parallel.schedule={config.schedule} has one stage a process, stages_per_rank is "
+            f"{config.stages_per_rank}. Use schedule=interleaved."
         )
     if config.schedule == "zbv" and n != 2 * config.pp:
         found.append(f"parallel.schedule=zbv has two stages a process; stages_per_rank is {config.stages_per_rank}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 from torch.optim import AdamW
@@ -26,23 +26,7 @@ from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
 from puna.train.optim import optimizer_tensors, restore_optimizer
-from puna.train.weights import Weights
-
-
-class Batches(Protocol):
-    """An endless source of batches that can name its place."""
-
-    def next_batch(self) -> Any:
-        """The next batch, in whatever form the loss takes."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """The place of the next batch, in JSON types."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state` named."""
-        ...
+from puna.train.solo import Batches, Worker
 
 
 class Saver:
@@ -51,11 +35,11 @@ class Saver:
     Args:
         run: Its folder.
         config: When to save and what to keep.
-        weights: The trained weights.
         optimizer: Their optimizer.
         batches: The batches.
         tokenizer: Goes into every checkpoint.
         card: Goes into every checkpoint.
+        worker: This process among those of the run.
     """
 
     def __init__(
@@ -63,13 +47,13 @@ class Saver:
         run: RunFolder,
         config: TrainConfig,
         *,
-        weights: Weights,
+        worker: Worker,
         optimizer: AdamW,
         batches: Batches,
         tokenizer: Tokenizer | None,
         card: Card,
     ) -> None:
-        self._run, self._config, self._weights = run, config, weights
+        self._run, self._config, self._worker, self._weights = run, config, worker, worker.weights
         self._optimizer, self._batches, self._tokenizer, self._card = optimizer, batches, tokenizer, card
         self._store = CheckpointStore(run.checkpoints, keep_last=config.keep_last, keep_every=config.keep_every_steps)
         self._saved_step, self._saved_at = -1, time.monotonic()

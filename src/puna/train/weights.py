@@ -50,6 +50,11 @@ class Weights:
         """The gradients that are there, summed over micro-batches."""
         return [w.grad for w in self.named.values() if w.grad is not None]
 
+    def drop_gradients(self) -> None:
+        """Free the gradients."""
+        for weight in self.named.values():
+            weight.grad = None
+
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model."""
