@@ -9,7 +9,7 @@ from puna.core import console
 from puna.core.config import Config
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
-from puna.stages.model_choice import ModelChoice
+from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 from puna.stages.training import NEUTRAL, check_context, cost_rows
 from puna.train.config import TrainConfig
@@ -45,6 +45,8 @@ class PretrainRecipe(StageRecipe):
     """Continue from this checkpoint (any Llama folder) instead of new weights; `model` is then not looked at."""
     model: ModelChoice = ModelChoice()
     """Shape of a new model."""
+    context: ContextChoice = ContextChoice()
+    """For a continued model: a longer context."""
     data: TokensConfig
     """The tokens."""
     train: TrainConfig = TrainConfig()
@@ -54,6 +56,8 @@ class PretrainRecipe(StageRecipe):
     def _has_a_beginning(self) -> "PretrainRecipe":
         if (self.tokenizer is None) == (self.start_from is None):
             raise ValueError("give tokenizer for a new model, or start_from to continue one: one of the two")
+        if self.start_from is None and self.context != ContextChoice():
+            raise ValueError("context is for a continued model; a new one has model.max_seq_len and model.rope_scaling")
         return self
 
 
@@ -70,7 +74,7 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
     from puna.model.config import SIZES
 
     if recipe.start_from is not None:
-        shape = load_config(recipe.start_from)
+        shape = recipe.context.apply(load_config(recipe.start_from))
     else:
         # before the tokenizer is made, the size's own vocabulary stands in for it
         shape = recipe.model.resolve(vocab_size=_vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size)
@@ -111,6 +115,11 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
 
     if recipe.start_from is not None:
         model, shape, tokenizer = load_start(recipe.start_from)
+        longer = recipe.context.apply(shape)
+        if longer != shape:
+            shape, weights = longer, model.state_dict()
+            model = Transformer(longer)
+            model.load_state_dict(weights)
     else:
         assert recipe.tokenizer is not None, "checked by the recipe"
         tokenizer = Tokenizer.load(recipe.tokenizer)
