@@ -17,7 +17,7 @@ from puna.planner.shape import from_config
 
 
 def test_llama3s_rate_is_an_interruption_every_2_8_hours():
-    assert 1 / (16_384 * INTERRUPTIONS_PER_GPU_HOUR) == pytest.approx(2.78, abs=0.01)
+    assert pytest.approx(2.78, abs=0.01) == 1 / (16_384 * INTERRUPTIONS_PER_GPU_HOUR)
 
 
 @pytest.mark.parametrize(("restart", "share"), [(300, 0.950), (180, 0.962), (600, 0.920)])

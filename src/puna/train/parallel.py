@@ -40,7 +40,7 @@ from puna.model.transformer import Transformer
 from puna.train.blocks import prepare_blocks
 from puna.train.loss import Loss, LossOutput
 from puna.train.machine import Machine
-from puna.train.parallel_config import AXES, ParallelConfig
+from puna.train.parallel_config import AXES, ParallelConfig, Work, check
 from puna.train.pipeline import Pipeline
 from puna.train.sharding import ShardedWeights, gather_whole, names_in_order, placements
 from puna.train.solo import Batches, Figures
@@ -254,8 +254,12 @@ class Ranks:
     def same(self, value: Any) -> Any:
         """The value that the first process has: paths, decisions. Every process must call it."""
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
+
+    def abandon(self) -> None:
+        """Let go of the others, whose next exchange then fails instead of waiting."""
+        leave()
 
     @property
     def processes(self) -> int:
@@ -309,27 +313,41 @@ def _sharded(model: nn.Module) -> Iterator[FSDPModule]:
     return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
-def start(config: ParallelConfig, machine: Machine) -> Ranks | None:
-    """Join the other processes that torchrun started; None when there is one process.
+def meet(config: ParallelConfig, machine: Machine, model: ModelConfig, work: Work) -> Ranks | None:
+    """Join the other processes of the run; None when there is one.
 
     Args:
         config: The layout as the recipe has it.
         machine: From `choose_machine`.
+        model: Shape of the model.
+        work: What a step has to deal out.
 
     Raises:
-        ConfigError: The degrees do not fit the number of processes.
+        ConfigError: The layout does not fit the number of processes, the model or the work.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    resolved = config.resolve(world)
-    if world == 1:
-        return None
-    if not dist.is_initialized():
-        backend = "nccl" if machine.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10))
-    return Ranks(resolved, machine)
+    resolved = config.resolve(dist.get_world_size() if dist.is_initialized() else 1)
+    check(resolved, model, work)
+    return None if resolved.is_single else Ranks(resolved, machine)
+
+
+def join() -> None:
+    """Find the other processes that torchrun started. The first thing that each of them does."""
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timedelta(minutes=10))
+    else:
+        dist.init_process_group("gloo", timeout=timedelta(minutes=10))
+
+
+def word_of_the_first(word: str) -> str:
+    """What the first process says to all; the others' own words do not count."""
+    box = [word]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
 
 
 def leave() -> None:
-    """Close what `start` opened."""
+    """Close what `join` opened."""
     if dist.is_initialized():
         dist.destroy_process_group()

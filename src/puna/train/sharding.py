@@ -9,7 +9,7 @@ every shard is a box of the whole parameter, for every layout, and a fused proje
 Plain tensors, because AdamW needs to know nothing about meshes, and each operation on a DTensor costs host time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -71,16 +71,24 @@ class ShardedWeights:
         """Nothing to do: FSDP casts what it gathers."""
 
     @torch.no_grad()
-    def fill(self, whole: Mapping[str, Tensor] | Iterator[tuple[str, Tensor]]) -> None:
+    def fill(self, whole: Iterable[tuple[str, Tensor]]) -> None:
         """Take this process's shards out of whole parameters."""
-        items = whole.items() if isinstance(whole, Mapping) else whole
-        for name, tensor in items:
+        for name, tensor in whole:
             if name in self.named:
                 self.named[name].copy_(self.shard_of(name, tensor))
 
     def shard_of(self, name: str, whole: Tensor) -> Tensor:
         """This process's box of a whole parameter, or of another tensor of its shape."""
         return self.narrow(name, take_part(whole, name, self.config, self._splits[name]))
+
+    def own_state(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """This process's shards of an optimizer's whole state."""
+        found = {}
+        for key, tensor in tensors.items():
+            name = key.rpartition("/")[0]
+            if name in self.named:
+                found[key] = self.shard_of(name, tensor).clone() if tensor.dim() else tensor
+        return found
 
     def narrow(self, name: str, part: Tensor) -> Tensor:
         """This process's box of its tensor-parallel part."""

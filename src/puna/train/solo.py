@@ -4,7 +4,7 @@
 process, so every process takes the same decisions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,6 +79,18 @@ class HeldWeights(Protocol):
         """Bring stepped weights into the model."""
         ...
 
+    def fill(self, whole: Iterable[tuple[str, Tensor]]) -> None:
+        """Take what is held out of whole parameters."""
+        ...
+
+    def own_state(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What is held of an optimizer's whole state."""
+        ...
+
+    def restore(self, masters: Mapping[str, Tensor]) -> None:
+        """Take saved masters."""
+        ...
+
 
 class Worker(Protocol):
     """One process, or its part of many. `parallel.Ranks` is the other one."""
@@ -114,6 +126,10 @@ class Worker(Protocol):
 
     def same(self, value: Any) -> Any:
         """The first process's value."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go of the others: what comes next is an error that they do not know of."""
         ...
 
     def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
@@ -159,6 +175,9 @@ class Solo:
     def same(self, value: Any) -> Any:
         """The value: there is nobody else."""
         return value
+
+    def abandon(self) -> None:
+        """Nobody waits."""
 
     def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
         """The tensors as they are."""
