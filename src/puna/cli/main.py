@@ -119,6 +119,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _tell(error.format_message(), error.exit_code)
     except PunaError as error:
+        if os.environ.get("RANK", "0") != "0" and error.exit_code in (2, 75):
+            return error.exit_code  # every process has the same one, and the first one tells it
         return _tell(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", 130)

@@ -11,8 +11,9 @@ from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows
+from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
 from puna.train.config import TrainConfig
+from puna.train.parallel_config import ParallelConfig
 
 
 class TokensConfig(Config):
@@ -51,6 +52,8 @@ class PretrainRecipe(StageRecipe):
     """The tokens."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How processes share the work; torchrun starts them."""
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "PretrainRecipe":
@@ -102,30 +105,25 @@ def _vocab_size(tokenizer: Path | None) -> int | None:
 def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     """Train to the end of the recipe."""
     from puna.checkpoint.card import Card
+    from puna.checkpoint.format import load_config, load_tokenizer
     from puna.core.errors import ConfigError
     from puna.data.loader import PackedLoader
     from puna.data.shards import ShardSet
-    from puna.model.init import init_weights
-    from puna.model.transformer import Transformer
-    from puna.stages.training import load_start
     from puna.tokenizer.bpe import Tokenizer
     from puna.train.loop import train
     from puna.train.loss import next_token_loss
     from puna.train.pretrain import first_batches, held_out
 
     if recipe.start_from is not None:
-        model, shape, tokenizer = load_start(recipe.start_from)
-        if (longer := recipe.context.apply(shape)) != shape:
-            shape, weights = longer, model.state_dict()
-            model = Transformer(longer)
-            model.load_state_dict(weights)
+        shape, tokenizer = recipe.context.apply(load_config(recipe.start_from)), load_tokenizer(recipe.start_from)
     else:
         assert recipe.tokenizer is not None, "checked by the recipe"
         tokenizer = Tokenizer.load(recipe.tokenizer)
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
-        model = init_weights(Transformer(shape), recipe.model.init_seed)
-    check_context(shape, recipe.data.sequence_length)
     data = recipe.data
+    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+    model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]
     if strange:
@@ -138,13 +136,15 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
             rows=data.rows,
             sequence_length=data.sequence_length,
             seed=data.seed,
+            rank=ranks.data_rank if ranks else 0,
+            world=ranks.config.data_ranks if ranks else 1,
             split="held_out" if split == "held_out" else "train",
             window_rows=data.window_rows,
         )
 
     evaluate = None
     if data.held_out_batches and any(s.sources("held_out") for s in sets):
-        evaluate = held_out(first_batches(loader("held_out"), data.held_out_batches))
+        evaluate = held_out(first_batches(loader("held_out"), data.held_out_batches), ranks)
     elif data.held_out_batches:
         console.warn(
             "no document is held out, so there is no loss on unseen text: pack with a larger held_out_fraction"
@@ -157,6 +157,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         run=folder,
         tokenizer=tokenizer,
         evaluate=evaluate,
+        ranks=ranks,
         card=Card(
             name=recipe.name or "base",
             made_by="pretraining" if recipe.start_from is None else "continued pretraining",
@@ -165,4 +166,12 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     )
 
 
-STAGE = Stage(verb="train", recipe=PretrainRecipe, inputs=inputs, plan=plan, run=run, neutral=(*NEUTRAL, "data.verify"))
+STAGE = Stage(
+    verb="train",
+    recipe=PretrainRecipe,
+    inputs=inputs,
+    plan=plan,
+    run=run,
+    neutral=(*NEUTRAL, "data.verify"),
+    on_many=True,
+)
