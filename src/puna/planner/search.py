@@ -126,8 +126,10 @@ def candidates(
             continue
         pieces = [1]
         if degrees.pp > 1:
-            per_stage = max(1, round((shape.n_layers + 2) / degrees.pp))
-            pieces += [v for v in (2, 3, 4, 5, 8, 10) if v <= per_stage]
+            # pieces of equal size: uneven ones wait for each other; embedding and head may stand for a layer each
+            layers = (shape.n_layers, shape.n_layers + 2)
+            even = [v for v in range(2, 21) if any(n % (degrees.pp * v) == 0 for n in layers)]
+            pieces += [v for v in even if degrees.pp * v <= shape.n_layers]
         for micro, stages, mode in itertools.product((1, 2, 4, 8, 16), pieces, _RECOMPUTE):
             if per_rank % micro:
                 continue

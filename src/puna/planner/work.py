@@ -143,7 +143,8 @@ def stage_layers(work: Workload) -> tuple[float, float]:
         return (layers + 2) / pp, 0.0
     if layers % pieces == 0:
         return layers / pp, 1.0
-    return max(layers / pp, math.ceil(layers / pieces) * work.stages_per_rank), 0.0
+    each, more = divmod(layers, pieces)
+    return each * work.stages_per_rank + math.ceil(more / pp), 0.0
 
 
 def _product_penalty(work: Workload, tokens: float) -> float:
