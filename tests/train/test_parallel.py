@@ -99,7 +99,7 @@ def test_a_run_goes_on_with_fewer_processes_and_no_row_is_lost_or_read_twice(tmp
         assert record["loss"] == pytest.approx(undisturbed["loss"], rel=1e-5)
         assert record["tokens"] == undisturbed["tokens"]
     for ours, theirs in zip(last.parameters(), whole.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
     read = [int(row) for row in log.read_text().split()]
     assert sorted(read) == [int(row) for row in (tmp_path / "whole.txt").read_text().split()]  # each row once
     per_step = [sorted(read[i : i + 4]) for i in range(0, len(read), 4)]

@@ -16,6 +16,8 @@ T packed tokens, B rows, S sequence, D width, N query heads, K kv heads (those h
 tokens.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -93,6 +95,8 @@ def attend_documents(
     layout: DocumentLayout,
 ) -> Float[Tensor, "T N H"]:
     """Causal attention inside each document, by PyTorch's kernels."""
+    if q_TNH.is_meta:
+        return _ShapesOnly.apply(q_TNH, k_TKH, v_TKH)  # pyright: ignore[reportReturnType]
     if _takes_varlen(q_TNH):
         ends, longest = layout.cu_seqlens, layout.max_length
         return _varlen(q_TNH, k_TKH, v_TKH, ends, ends, longest, longest)
@@ -113,6 +117,8 @@ def attend_pieces(
     layout: ContextLayout,
 ) -> Float[Tensor, "t N H"]:
     """Causal attention of own queries inside each document, over the keys of the whole sequence."""
+    if q_tNH.is_meta:
+        return _ShapesOnly.apply(q_tNH, k_TKH, v_TKH)  # pyright: ignore[reportReturnType]
     if _takes_varlen(q_tNH):  # its causal mask is aligned to the last key, which is what a piece needs
         k, v = k_TKH[layout.key_index], v_TKH[layout.key_index]
         return _varlen(q_tNH, k, v, layout.query_ends, layout.key_ends, *layout.longest)
@@ -124,6 +130,20 @@ def attend_pieces(
         o = scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None], attn_mask=seen, enable_gqa=True)
         outputs.append(o[0].transpose(0, 1))
     return torch.cat(outputs)
+
+
+class _ShapesOnly(torch.autograd.Function):
+    """What a flash kernel keeps for its backward, for models on the meta device: inputs, output, one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, log_sums = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, log_sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
 
 
 def _takes_varlen(q_TNH: Tensor) -> bool:

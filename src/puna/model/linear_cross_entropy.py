@@ -73,11 +73,21 @@ def chunks(n_tokens: int, vocab_size: int, chunk_bytes: int) -> Iterator[slice]:
 
 
 def asked(hidden_TD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tokens that have a target, their targets, and where they were (None: all have one)."""
+    """The tokens that have a target, their targets, and where they were (None: all have one).
+
+    Off the CPU all tokens are taken, since choosing would make the host wait; `weigh` then takes out those without.
+    """
+    if not hidden_TD.is_cpu:
+        return hidden_TD, targets_T, None
     index = (targets_T != IGNORE).nonzero()[:, 0]
     if len(index) == len(targets_T):
         return hidden_TD, targets_T, None
     return hidden_TD[index], targets_T[index], index
+
+
+def weigh(targets_C: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Targets that can be looked up, as a column, and 1 for those that count, else 0."""
+    return targets_C.clamp(min=0)[:, None], (targets_C != IGNORE).to(dtype)
 
 
 def spread(gradient_AD: Tensor, index: Tensor | None, n_tokens: int) -> Tensor:
@@ -113,14 +123,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         rows = max((chunk.stop - chunk.start for chunk in runs), default=0)
         buffer_CV = asked_AD.new_empty(rows, len(head_VD))  # one for all chunks: new memory is slow memory
         for chunk in runs:
-            targets_C1 = targets_A[chunk, None]
+            targets_C1, weight_C = weigh(targets_A[chunk], total.dtype)
             product_CV = torch.mm(asked_AD[chunk], head_VD.T, out=buffer_CV[: chunk.stop - chunk.start])
             logits_CV = product_CV.to(total.dtype)
             log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
-            total -= log_probs_CV.gather(1, targets_C1).sum()
+            total -= torch.dot(log_probs_CV.gather(1, targets_C1)[:, 0], weight_C)
             if d_asked_AD is not None and d_head_VD is not None:
                 d_logits_CV = log_probs_CV.exp_()
                 d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
+                if not hidden_TD.is_cpu:
+                    d_logits_CV.mul_(weight_C[:, None])
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
                 torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
                 add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])

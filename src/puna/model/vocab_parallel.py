@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from puna.core.batch import IGNORE
 from puna.model.linear_cross_entropy import CHUNK_BYTES, add_product, asked, chunks, spread, wide
 from puna.model.split import Split
 
@@ -78,15 +79,18 @@ class _SplitCrossEntropy(torch.autograd.Function):
         d_head_VD = torch.zeros_like(head_VD, dtype=total.dtype) if needs_gradient else None
         for chunk in chunks(len(asked_AD), vocab_size, CHUNK_BYTES * split.tp):
             logits_CV = (asked_AD[chunk] @ head_VD.T).to(total.dtype)
+            weight_C = (targets_A[chunk] != IGNORE).to(total.dtype)
             local_C = targets_A[chunk] - first
             foreign_C = (local_C < 0) | (local_C >= len(head_VD))
             local_C1 = local_C.masked_fill(foreign_C, 0)[:, None]
             log_sum_C, target_C = _reduced(logits_CV, local_C1, foreign_C, split)
-            total += (log_sum_C - target_C).sum()
+            total += torch.dot(log_sum_C - target_C, weight_C)
             if d_asked_AD is not None and d_head_VD is not None:
                 d_logits_CV = logits_CV.sub_(log_sum_C[:, None]).exp_()
                 own_C1 = foreign_C[:, None].to(total.dtype) - 1
                 d_logits_CV.scatter_add_(1, local_C1, own_C1)
+                if not hidden_TD.is_cpu:
+                    d_logits_CV.mul_(weight_C[:, None])
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
                 torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
                 add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])

@@ -9,6 +9,7 @@ from puna.core import console
 from puna.core.config import Config
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
+from puna.model.config import SIZES, ModelConfig
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
@@ -71,16 +72,19 @@ def inputs(recipe: PretrainRecipe) -> Mapping[str, Path]:
     return {key: path for key, path in (named | shards).items() if path is not None}
 
 
-def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
-    """What the run costs."""
+def shape_of(recipe: PretrainRecipe) -> ModelConfig:
+    """The shape of the model; before the tokenizer is made, the size's own vocabulary stands in for it."""
     from puna.checkpoint.format import load_config
-    from puna.model.config import SIZES
 
     if recipe.start_from is not None:
-        shape = recipe.context.apply(load_config(recipe.start_from))
-    else:
-        # before the tokenizer is made, the size's own vocabulary stands in for it
-        shape = recipe.model.resolve(vocab_size=_vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size)
+        return recipe.context.apply(load_config(recipe.start_from))
+    vocab_size = _vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size
+    return recipe.model.resolve(vocab_size=vocab_size)
+
+
+def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
+    """What the run costs."""
+    shape = shape_of(recipe)
     check_context(shape, recipe.data.sequence_length)
     _check_mix(recipe.data)
     return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
@@ -172,6 +176,6 @@ STAGE = Stage(
     inputs=inputs,
     plan=plan,
     run=run,
-    neutral=(*NEUTRAL, "data.verify"),
+    neutral=(*NEUTRAL, "parallel", "data.verify"),
     on_many=True,
 )

@@ -99,4 +99,6 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     )
 
 
-STAGE = Stage(verb="sft", recipe=SftRecipe, inputs=inputs, plan=plan, run=run, neutral=NEUTRAL, on_many=True)
+STAGE = Stage(
+    verb="sft", recipe=SftRecipe, inputs=inputs, plan=plan, run=run, neutral=(*NEUTRAL, "parallel"), on_many=True
+)

@@ -23,8 +23,8 @@ _NAMES = (
     "threads",
 )
 
-NEUTRAL = ("parallel", *(f"train.{name}" for name in _NAMES))
-"""Settings that change how a run is done, not what comes out (parallel, threads: up to the last bits)."""
+NEUTRAL = tuple(f"train.{name}" for name in _NAMES)
+"""Settings that change how a run is done, not what comes out (threads: up to the last bits)."""
 
 _ADAMW_BYTES = 16  # fp32 weight, gradient and two moments
 _EXPECTED_MFU = 0.5  # of the measured matmul rate; small models on CPUs reach .4 to .7

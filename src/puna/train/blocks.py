@@ -20,7 +20,7 @@ from puna.core.errors import need
 from puna.model.split import Split
 from puna.train.parallel_config import ParallelConfig
 
-_KEPT = (
+KEPT = (
     "aten.mm.default",
     "aten.addmm.default",
     "aten._scaled_mm.default",
@@ -30,6 +30,7 @@ _KEPT = (
     "aten._scaled_dot_product_flash_attention_for_cpu.default",
     "torch_attn._varlen_attn.default",
 )
+"""Operators whose results selective recomputation keeps."""
 
 
 def prepare_blocks(layers: nn.ModuleList, config: ParallelConfig, split: Split) -> None:
@@ -66,7 +67,7 @@ def _recomputed(forward: Any, *, selective: bool) -> Any:
 
 
 def _policy(context: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if str(op) in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if str(op) in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _use_float8(layers: nn.ModuleList, recipe: str) -> None:

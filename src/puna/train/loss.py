@@ -85,4 +85,4 @@ def packed_flops(config: ModelConfig, lengths: NDArray[np.int64], *, n_targets: 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """An array as a tensor; on its way to a GPU without waiting for it."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

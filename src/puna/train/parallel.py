@@ -57,7 +57,7 @@ class Ranks:
     def __init__(self, config: ParallelConfig, machine: Machine) -> None:
         self.config, self.machine = config, machine
         shape = (config.pp, config.dp_replicate, config.dp_shard, config.cp, config.tp)
-        kind = machine.device.type
+        kind = "cpu" if machine.device.type == "meta" else machine.device.type
         self._axes = init_device_mesh(kind, shape, mesh_dim_names=AXES)
         shape = (config.pp, config.dp_replicate, config.shard_ranks, config.tp)
         self._mesh = init_device_mesh(kind, shape, mesh_dim_names=("pp", "dp_replicate", "fsdp", "tp"))
@@ -82,6 +82,15 @@ class Ranks:
     def pp_group(self) -> dist.ProcessGroup:
         """Processes of this pipeline."""
         return self._axes.get_group("pp")
+
+    def group_names(self) -> dict[str, tuple[str, int]]:
+        """Axis and size of every process group by its name."""
+        meshes = ((self._axes, ("tp", "cp")), (self._mesh, ("fsdp", "dp_replicate")))
+        return {
+            mesh.get_group(axis).group_name: (axis, dist.get_world_size(mesh.get_group(axis)))
+            for mesh, axes in meshes
+            for axis in axes
+        }
 
     def split_of(self, stage: int, config: ModelConfig) -> Split:
         """The part of the model that this process holds of a stage."""

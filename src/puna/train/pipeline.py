@@ -96,7 +96,7 @@ class Pipeline:
             for number, model in zip(self._numbers, self._models, strict=True):
                 x = sent.get(number)
                 if number and x is None:
-                    x = torch.empty(self._stream_shape(batch.tokens.size), dtype=self._dtype, device=model.device)
+                    x = torch.empty(self.stream_shape(batch.tokens.size), dtype=self._dtype, device=model.device)
                     dist.recv(x, group=self._group, group_src=self._owner(number - 1))
                 out = model(x, torch.tensor([index]))
                 if number < last and self._owner(number + 1) == self._owner(number):
@@ -133,7 +133,17 @@ class Pipeline:
         """The process of the pipeline that holds a stage."""
         return next(r for r in range(self._config.pp) if number in self._config.stages_of(r))
 
-    def _stream_shape(self, n_tokens: int) -> tuple[int, int]:
+    def rehearse(self, loss: Loss, batch: PackedBatch, model: Transformer, x: Tensor) -> Tensor:
+        """What one stage makes of one micro-batch, outside the schedule."""
+        self._begin(loss, [batch])
+        return self._stage_forward(model)(x, torch.tensor([0]))
+
+    def orders(self, n: int, n_tokens: int) -> Any:
+        """What each process of the pipeline does, action by action."""
+        return self._build(n, n_tokens).pipeline_order
+
+    def stream_shape(self, n_tokens: int) -> tuple[int, int]:
+        """Tokens and width of the residual stream that goes from stage to stage."""
         return n_tokens // (self._config.cp * self._config.tp), self._models[0].config.dim
 
     def _build(self, n: int, n_tokens: int) -> Any:
@@ -141,7 +151,7 @@ class Pipeline:
         if self._schedule is not None and self._schedule[0] == (n, n_tokens):
             return self._schedule[1]
         last = self._config.n_stages - 1
-        stream = torch.empty(self._stream_shape(n_tokens), dtype=self._dtype, device="meta", requires_grad=True)
+        stream = torch.empty(self.stream_shape(n_tokens), dtype=self._dtype, device="meta", requires_grad=True)
         number = torch.empty(1, dtype=torch.int64, device="meta")
         total = torch.empty((), device="meta", requires_grad=True)
         stages: list[Any] = [

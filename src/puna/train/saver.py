@@ -180,7 +180,7 @@ class Saver:
             for name, tensor in self._worker.whole_tensors(own, suffix):
                 if tensor is not None:
                     yield f"optimizer/{name}", tensor
-                    yield f"optimizer/{name.removesuffix(suffix)}/step", steps[0].cpu()
+                    yield f"optimizer/{name.removesuffix(suffix)}/step", steps[0].cpu().clone()
 
     def _bytes(self) -> int:
         """About what one checkpoint takes: weights, masters, two moments, and a little."""
