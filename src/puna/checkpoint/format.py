@@ -126,20 +126,24 @@ def load_model(
     return model, config
 
 
-@torch.no_grad()
-def load_weights(model: Transformer, folder: Path) -> None:
-    """Copy the weights of a Hugging Face folder into a model that exists, for resuming.
+def read_weights(path: Path | str, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """Every whole parameter of a model that a run begins with or goes on from, one by one, as stored.
 
-    The model's own memory is used, so its alignment, and with it every bit of the run, stays what it was.
+    Args:
+        path: See `resolve`.
+        config: The shape that is expected.
 
     Raises:
-        PunaError: The folder's model has another shape.
+        PunaError: The model at the path has another shape.
     """
-    check_fits(_read_config(folder), model.config, where=folder)
-    own = model.state_dict()
-    with TensorReader.of_folder(folder) as reader:
-        for name, tensor in _read_state(reader, model.config, folder, dtype=None, device="cpu"):
-            own[name].copy_(tensor)
+    found = resolve(path)
+    if found.layout == "meta":
+        check_fits(meta.load_config(found.folder), config, where=found.folder)
+        yield from meta.load_state(found.folder, dtype=None, device="cpu")[1].items()
+        return
+    check_fits(_read_config(found.folder), config, where=found.folder)
+    with TensorReader.of_folder(found.folder) as reader:
+        yield from _read_state(reader, config, found.folder, dtype=None, device="cpu")
 
 
 def _read_state(
@@ -246,7 +250,7 @@ def save_model(
     Raises:
         PunaError: The disk is too small, or the tokenizer has more tokens than the model.
     """
-    dtype = dtype or model.embedding.weight.dtype
+    dtype = dtype or model.dtype
     folder = Path(folder)
     need_free_space(folder, config.parameters() * dtype.itemsize + (64 << 20))
     return write_whole(
@@ -269,7 +273,7 @@ def write_content(
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
     """Write all files of a checkpoint but the seal into a folder that exists. Arguments as in `save_model`."""
-    dtype = dtype or model.embedding.weight.dtype
+    dtype = dtype or model.dtype
     ends: tuple[int, ...] = ()
     ids: dict[str, int] = {}
     if tokenizer is not None:

@@ -5,44 +5,32 @@ moments, where the batches stand, PyTorch's random states, and the open log wind
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.optim import AdamW
 
 from puna.checkpoint import train_state
 from puna.checkpoint.card import Card
-from puna.checkpoint.format import load_weights, save_model, write_content
+from puna.checkpoint.format import read_weights, save_model, write_content
 from puna.checkpoint.store import CheckpointStore
 from puna.checkpoint.train_state import TrainState
 from puna.core import console
 from puna.core.errors import UsageError
 from puna.core.files import need_free_space
 from puna.core.run_folder import RunFolder
+from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
 from puna.train.optim import optimizer_tensors, restore_optimizer
-from puna.train.weights import Weights
+from puna.train.solo import Batches, Worker
 
-
-class Batches(Protocol):
-    """An endless source of batches that can name its place."""
-
-    def next_batch(self) -> Any:
-        """The next batch, in whatever form the loss takes."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """The place of the next batch, in JSON types."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state` named."""
-        ...
+T = TypeVar("T")
 
 
 class Saver:
@@ -51,11 +39,11 @@ class Saver:
     Args:
         run: Its folder.
         config: When to save and what to keep.
-        weights: The trained weights.
         optimizer: Their optimizer.
         batches: The batches.
         tokenizer: Goes into every checkpoint.
         card: Goes into every checkpoint.
+        worker: This process among those of the run.
     """
 
     def __init__(
@@ -63,13 +51,13 @@ class Saver:
         run: RunFolder,
         config: TrainConfig,
         *,
-        weights: Weights,
+        worker: Worker,
         optimizer: AdamW,
         batches: Batches,
         tokenizer: Tokenizer | None,
         card: Card,
     ) -> None:
-        self._run, self._config, self._weights = run, config, weights
+        self._run, self._config, self._worker, self._weights = run, config, worker, worker.weights
         self._optimizer, self._batches, self._tokenizer, self._card = optimizer, batches, tokenizer, card
         self._store = CheckpointStore(run.checkpoints, keep_last=config.keep_last, keep_every=config.keep_every_steps)
         self._saved_step, self._saved_at = -1, time.monotonic()
@@ -80,16 +68,17 @@ class Saver:
         Raises:
             PunaError: The checkpoint is of another model; all are damaged; or the disk cannot hold one more.
         """
-        folder = self._store.latest()
+        speaks = self._worker.speaks
+        folder = self._worker.same(self._alone(self._store.latest) if speaks else None)
         if folder is None:
-            need_free_space(self._run.path, self._bytes())
-            self._run.keep_metrics(lambda record: False)
+            if speaks:
+                self._alone(lambda: need_free_space(self._run.path, self._bytes()))
+                self._run.keep_metrics(lambda record: False)
             return TrainState()
-        model = self._weights.model
-        load_weights(model, folder)
+        self._weights.fill(read_weights(folder, self._weights.model.config))
         state = train_state.read(folder)
         self._weights.restore(state.group("master"))
-        restore_optimizer(self._optimizer, state.group("optimizer"))
+        restore_optimizer(self._optimizer, self._weights.own_state(state.group("optimizer")))
         if state.step > self._config.steps:
             raise UsageError(
                 f"{folder} has {state.step} steps, the recipe asks for {self._config.steps}. Set "
@@ -99,7 +88,10 @@ class Saver:
         train_state.restore_random_states(state.group("rng"))
         state.tensors = {}
         ended = state.step == self._config.steps  # then the last evaluation is made again
-        self._run.keep_metrics(lambda r: r["step"] < state.step + (0 if ended and r.get("kind") == "evaluation" else 1))
+        if speaks:
+            self._run.keep_metrics(
+                lambda r: r["step"] < state.step + (0 if ended and r.get("kind") == "evaluation" else 1)
+            )
         self._saved_step = state.step
         console.say(
             f"resuming from {folder}: step {state.step} of {self._config.steps}, "
@@ -130,28 +122,67 @@ class Saver:
         if state.step == self._saved_step:
             return folder
         batches, random = at
-        tensors = {f"optimizer/{name}": t for name, t in optimizer_tensors(self._optimizer).items()}
+        tensors = dict(self._optimizer_tensors())
         tensors |= {f"master/{name}": t for name, t in self._weights.masters.items()}
         full = replace(state, batches=batches, tensors=tensors | random)
-        model = self._weights.model
+        model = self._whole_model()
 
         def write(target: Path) -> None:
             write_content(target, model, model.config, tokenizer=self._tokenizer, card=self._card)
             train_state.write(target, full)
 
-        self._store.save(state.step, write, n_bytes=self._bytes())
+        if self._worker.speaks:
+            n_bytes = self._bytes()
+            self._alone(lambda: self._store.save(state.step, write, n_bytes=n_bytes))
+        self._worker.same(None)  # nobody goes on before it is written
         self._saved_step, self._saved_at = state.step, time.monotonic()
         clock.write(saved_step=state.step)
         return folder
 
     def finish(self, facts: Mapping[str, str]) -> str:
         """Write the finished model into the run's `model/` and return its fingerprint."""
-        model = self._weights.model
+        model = self._whole_model()
         card = replace(self._card, facts={**self._card.facts, **facts})
-        return save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
+        fingerprint = ""
+        if self._worker.speaks:
+            fingerprint = self._alone(
+                lambda: save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
+            )
+        return self._worker.same(fingerprint)
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        """Do what the first process does for all; its failure ends all of them."""
+        try:
+            return work()
+        except Exception:
+            self._worker.abandon()
+            raise
+
+    def _whole_model(self) -> Transformer:
+        """The model with all its weights, on the process that speaks."""
+        if self._worker.processes == 1:
+            return self._weights.model
+        with torch.device("meta"):
+            model = Transformer(self._weights.model.config)
+        found = {n: t for n, t in self._worker.whole_tensors(self._weights.named) if t is not None}
+        if found:
+            model.load_state_dict(found, assign=True)
+        return model
+
+    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimizer's state, whole, on the process that speaks."""
+        own = optimizer_tensors(self._optimizer)
+        if self._worker.processes == 1:
+            yield from ((f"optimizer/{name}", tensor) for name, tensor in own.items())
+            return
+        steps = [tensor for name, tensor in own.items() if name.endswith("/step")]
+        for suffix in ("/exp_avg", "/exp_avg_sq") if steps else ():
+            for name, tensor in self._worker.whole_tensors(own, suffix):
+                if tensor is not None:
+                    yield f"optimizer/{name}", tensor
+                    yield f"optimizer/{name.removesuffix(suffix)}/step", steps[0].cpu().clone()
 
     def _bytes(self) -> int:
         """About what one checkpoint takes: weights, masters, two moments, and a little."""
-        model = sum(p.nbytes for p in self._weights.model.parameters())
-        fp32 = sum(4 * w.numel() for w in self._weights.named.values())
-        return model + 2 * fp32 + (fp32 if self._weights.masters else 0) + (8 << 20)
+        parameters, size = self._weights.model.config.parameters(), self._weights.model.dtype.itemsize
+        return parameters * (size + 8 + (4 if self._weights.masters else 0)) + (8 << 20)

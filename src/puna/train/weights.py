@@ -6,7 +6,7 @@ after a step the masters are rounded into the model. So small updates and small 
 Source: Mixed precision training (1710.03740), section 3.1; fp32 gradient accumulation: 2407.21783, section 3.3.2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -50,12 +50,28 @@ class Weights:
         """The gradients that are there, summed over micro-batches."""
         return [w.grad for w in self.named.values() if w.grad is not None]
 
+    def drop_gradients(self) -> None:
+        """Free the gradients."""
+        for weight in self.named.values():
+            weight.grad = None
+
     @torch.no_grad()
     def publish(self) -> None:
         """Round the masters into the model."""
         for name, parameter in self.model.named_parameters():
             if name in self._masters:
                 parameter.copy_(self._masters[name])
+
+    @torch.no_grad()
+    def fill(self, whole: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy whole parameters into the model's own memory: its alignment, and so every bit, stays what it was."""
+        own = dict(self.model.named_parameters())
+        for name, tensor in whole:
+            own[name].copy_(tensor)
+
+    def own_state(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What of an optimizer's state is this process's: all."""
+        return tensors
 
     @torch.no_grad()
     def restore(self, masters: Mapping[str, Tensor]) -> None:
