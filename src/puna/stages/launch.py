@@ -25,9 +25,6 @@ from puna.core.errors import UsageError
 from puna.core.files import atomic_open
 
 Target = Literal["torchrun", "slurm", "kubernetes"]
-TRAINING = ("train", "sft", "dpo")
-"""Stages that run on several processes."""
-
 PORT = 29_500
 
 

@@ -121,12 +121,14 @@ def plan(question: Question, *, write: Path | None, as_json: bool = False) -> Fo
         fixed=question.fixed,
     )
     best = found.best[0]
-    if not as_json:
-        _show(question, cluster, found)
     if write is not None:
-        _write_recipe(question, best, write, quiet=as_json)
+        _write_recipe(question, best, write)
     if as_json:
         console.write(json.dumps({"layouts": [as_object(e) for e in found.best], "tried": found.tried}) + "\n")
+        return found
+    _show(question, cluster, found)
+    if write is not None:
+        console.say(f"The first layout is in {write}; look at it with: puna show {write}")
     return found
 
 
@@ -258,7 +260,7 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_recipe(question: Question, best: Estimate, path: Path, *, quiet: bool) -> None:
+def _write_recipe(question: Question, best: Estimate, path: Path) -> None:
     text = recipe_text(question, best, path)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise UsageError(
@@ -266,8 +268,6 @@ def _write_recipe(question: Question, best: Estimate, path: Path, *, quiet: bool
         )
     with atomic_open(path) as file:
         file.write(text)
-    if not quiet:
-        console.say(f"The first layout is in {path}; look at it with: puna show {path}")
 
 
 def evaluate_file(path: Path, *, as_json: bool = False) -> dict[str, Any]:
