@@ -7,6 +7,8 @@ the tokens before it in its own document and itself. Three ways lead to the same
 - CUDA in bf16 or fp16: PyTorch's variable-length flash attention;
 - anything else: `scaled_dot_product_attention`, once for all documents when they have one length, else one by one.
 
+Pieces that continue a stem (trees of documents, see `layout.py`) take the same kernels on a CPU, flex attention on CUDA.
+
 With a kv cache the new tokens of each row see the row's cached tokens too: `CacheStep` says which.
 
 Source: GQA, 2305.13245; document masking, The Llama 3 Herd of Models (2407.21783), section 3.2.
@@ -24,6 +26,7 @@ from puna.model.config import ModelConfig
 from puna.model.kv_cache import CacheStep
 from puna.model.layout import DocumentLayout
 from puna.model.rope import rotate
+from puna.model.tree_attention import attend_trees
 
 __all__ = ["Attention", "DocumentLayout", "attend_cached", "attend_documents"]
 
@@ -80,6 +83,8 @@ def attend_documents(
     layout: DocumentLayout,
 ) -> Float[Tensor, "T N H"]:
     """Causal attention inside each document, by PyTorch's kernels."""
+    if layout.has_trees:
+        return attend_trees(q_TNH, k_TKH, v_TKH, layout)
     if q_TNH.is_cuda and q_TNH.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn  # registers its CUDA operators when it is imported
 

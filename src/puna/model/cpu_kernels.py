@@ -9,6 +9,7 @@ what the backward needs and nothing else, write where the next matrix product re
   so that the attention products need no further copies.
 - `attention`: causal attention within documents over the rectangles of `DocumentLayout.blocks`. The query heads that
   share a kv head are rows of one matrix product, so keys and values are never repeated. Masked rectangles do not exist.
+  The branches of a tree of documents read the keys of their stem beside their own.
 
 Each equals its plain formula (tests hold them against naive twins, gradients in fp64). `model/attention.py` and
 `model/transformer.py` choose them for plain CPU tensors; every other device and tensor type takes the formulas.
@@ -181,7 +182,7 @@ class _Attention(torch.autograd.Function):
         q_KQH, k_KHT = q_KTGH.view(K, T * G, H), k_KTH.transpose(1, 2)
         for block, buffer in zip(blocks, kept, strict=True):
             p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G)
-            o_KRH = torch.bmm(p_KRC, v_KTH.narrow(1, block.first_key, block.columns))
+            o_KRH = torch.bmm(p_KRC, _keys_of(v_KTH, block, 1))
             o_TKGH.narrow(0, block.first_row, block.rows).copy_(o_KRH.view(K, -1, G, H).transpose(0, 1))
         ctx.save_for_backward(q_KTGH, k_KTH, v_KTH)
         ctx.blocks, ctx.kept = blocks, kept if keep else None
@@ -201,18 +202,18 @@ class _Attention(torch.autograd.Function):
         kept = ctx.kept
         buffer = ds_buffer if kept is not None else q_KTGH.new_empty(largest)
         for number, block in enumerate(ctx.blocks):
-            rows, keys = (block.first_row * G, block.rows * G), (block.first_key, block.columns)
+            rows = block.first_row * G, block.rows * G
             q_KRH, do_KRH = q_KQH.narrow(1, *rows), do_KQH.narrow(1, *rows)
             if kept is None:
                 p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G)
             else:
                 p_KRC = kept[number].view(K, block.rows * G, block.columns)
             p_KCR, ds_KRC = p_KRC.transpose(1, 2), ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
-            dv_KTH.narrow(1, *keys).add_(torch.bmm(p_KCR, do_KRH))
-            torch.bmm(do_KRH, v_KHT.narrow(2, *keys), out=ds_KRC)
+            _add_to_keys(dv_KTH, torch.bmm(p_KCR, do_KRH), block)
+            torch.bmm(do_KRH, _keys_of(v_KHT, block, 2), out=ds_KRC)
             torch.ops.aten._softmax_backward_data.out(ds_KRC, p_KRC, -1, p_KRC.dtype, grad_input=ds_KRC)
-            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, k_KTH.narrow(1, *keys)))
-            dk_KTH.narrow(1, *keys).add_(torch.bmm(ds_KRC.transpose(1, 2), q_KRH))
+            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, _keys_of(k_KTH, block, 1)))
+            _add_to_keys(dk_KTH, torch.bmm(ds_KRC.transpose(1, 2), q_KRH), block)
         ctx.kept = None
         scale = H**-0.5
         return dq_KQH.mul_(scale).view(q_KTGH.shape), dk_KTH.mul_(scale), dv_KTH, None, None
@@ -224,9 +225,23 @@ def _probabilities(q_KQH: Tensor, k_KHT: Tensor, block: Block, buffer: Tensor, g
     R, C = block.rows, block.columns
     q_KRH = q_KQH.narrow(1, block.first_row * group, R * group)
     s_KRC = buffer[: K * R * group * C].view(K, R * group, C)
-    torch.baddbmm(s_KRC, q_KRH, k_KHT.narrow(2, block.first_key, C), beta=0, alpha=H**-0.5, out=s_KRC)
+    torch.baddbmm(s_KRC, q_KRH, _keys_of(k_KHT, block, 2), beta=0, alpha=H**-0.5, out=s_KRC)
     s_KRC.view(K, R, group, C).narrow(3, C - R, R).add_(block.mask[:, None])
     return torch.ops.aten._softmax.out(s_KRC, -1, False, out=s_KRC)
+
+
+def _keys_of(x: Tensor, block: Block, dim: int) -> Tensor:
+    """The columns of a block: a view, or a copy where a stem lies apart."""
+    own = x.narrow(dim, block.first_key, block.end - block.first_key)
+    return torch.cat((x.narrow(dim, *block.stem), own), dim) if block.stem[1] else own
+
+
+def _add_to_keys(total_KTH: Tensor, part_KCH: Tensor, block: Block) -> None:
+    """The transpose of `_keys_of`: a gradient of the columns goes where they came from."""
+    n_stem = block.stem[1]
+    if n_stem:
+        total_KTH.narrow(1, *block.stem).add_(part_KCH[:, :n_stem])
+    total_KTH.narrow(1, block.first_key, block.end - block.first_key).add_(part_KCH[:, n_stem:])
 
 
 def attention(

@@ -156,7 +156,8 @@ class Transformer(nn.Module):
 
     def _frequency(self, device: torch.device) -> Float[Tensor, " pairs"]:
         if device not in self._frequencies:
-            self._frequencies[device] = frequencies(self.config).to(device)
+            with torch.inference_mode(False):  # kept: an inference tensor could not serve the next training step
+                self._frequencies[device] = frequencies(self.config).to(device)
         return self._frequencies[device]
 
     def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
