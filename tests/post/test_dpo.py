@@ -11,9 +11,10 @@ from puna.core.dialog import Dialog, Message
 from puna.core.errors import ConfigError, UsageError
 from puna.post.dpo import WATCH_EVERY, DpoBatches, DpoConfig, answer_sums, dpo_loss
 from puna.post.packing import best_fit_decreasing
-from puna.post.pairs import PADDING, encode_answer, encode_pairs, pack_pairs
+from puna.post.pairs import encode_answer, encode_pairs, pack_pairs
 from puna.post.preference_rows import Preference
 from puna.post.reference import cached_reference, reference_sums
+from puna.post.trees import PADDING
 from puna.tokenizer.chat_format import prompt, render
 from tests.post.tiny import SPECIALS, TOKENIZER, preferences, tiny_model
 from tests.reference import preference_losses as naive
@@ -26,7 +27,13 @@ def config(**changes):
 
 
 def encoded(given, settings):
-    return encode_pairs(given, TOKENIZER, sequence_length=settings.sequence_length, format_mask=settings.format_mask)
+    return encode_pairs(
+        given,
+        TOKENIZER,
+        sequence_length=settings.sequence_length,
+        format_mask=settings.format_mask,
+        shared_prefix=settings.shared_prefix,
+    )
 
 
 def one_batch(pairs, rows, settings, reference=None):
@@ -106,7 +113,7 @@ def test_a_part_of_the_rows_is_the_batch_that_those_rows_alone_would_give():
         one_batch(pairs, rows, settings, reference).rows(1, 3),
         one_batch(pairs, rows[1:3], settings, reference),
     )
-    for name in ("tokens", "targets", "positions", "counted", "lengths", "answers", "pairs", "reference"):
+    for name in ("tokens", "targets", "positions", "counted", "lengths", "stems", "answers", "pairs", "reference"):
         assert (getattr(part, name) == getattr(alone, name)).all(), name
     assert part.n_targets == alone.n_targets and part.n_pairs == 3
 
@@ -127,7 +134,10 @@ def test_an_epoch_of_batches_holds_every_pair_once_and_can_be_entered_anywhere()
 # --- the loss
 
 
-@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1}, {"format_mask": "none"}, {"nll_coefficient": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"label_smoothing": 0.1}, {"format_mask": "none"}, {"nll_coefficient": 0.0}, {"shared_prefix": False}],
+)
 def test_packed_loss_and_gradients_equal_the_naive_twin(changes):
     settings = config(**changes)
     given = preferences(7)

@@ -14,6 +14,7 @@ Parameter names, which `checkpoint/huggingface.py` maps to other layouts (`nn.Li
     layers.{i}.feed_forward.down.weight      [D, F]
     norm.weight                              [D]
     head.weight                              [V, D]             absent when embeddings are tied
+    score.weight                             [1, D]             in its place in reward and value models
 
 Rotary pairs lie as in Hugging Face files (i with i + H/2), so no row is permuted on the way there.
 
@@ -98,11 +99,14 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self._frequencies: dict[torch.device, Tensor] = {}  # not a buffer: computed, never loaded or cast
-        self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+        has_head = config.head == "tokens" and not config.tie_embeddings
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False) if has_head else None
+        self.score = nn.Linear(config.dim, 1, bias=False) if config.head == "score" else None
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """The matrix that turns hidden states into logits: the embedding itself when tied."""
+        assert self.score is None, "a reward or value model has no logits"
         return self.embedding.weight if self.head is None else self.head.weight
 
     @property
@@ -163,6 +167,12 @@ class Transformer(nn.Module):
     def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The head alone."""
         return nn.functional.linear(hidden, self.head_weight)
+
+    def scores(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
+        """The score head of a reward or value model, in fp32 or wider."""
+        assert self.score is not None, "only a reward or value model has scores"
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        return (hidden.to(wide) @ self.score.weight[0].to(wide)[:, None]).squeeze(-1)
 
     def next_logits(self, tokens_T: Int[Tensor, " T"], *, cache: CacheStep) -> Float[Tensor, "rows V"]:
         """Logits after the last new token of each row of a cache step; the head sees no other token."""

@@ -30,14 +30,14 @@ class LossOutput:
 
     Attributes:
         sum: The loss summed over its terms; the loop calls backward on it.
-        count: Number of terms: target tokens, or pairs.
+        count: Number of terms: target tokens, or pairs; with weights, their sum.
         tokens: Tokens that went through the model, for the throughput.
         flops: Model FLOPs of forward and backward, causal convention; 0 when not known.
         metrics: More sums over the same terms, reported as sum / count.
     """
 
     sum: Float[Tensor, ""]
-    count: int
+    count: float
     tokens: int
     flops: float = 0.0
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -61,16 +61,26 @@ def next_token_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
     )
 
 
-def packed_flops(config: ModelConfig, lengths: NDArray[np.int64], *, n_targets: int | None = None) -> float:
+def packed_flops(
+    config: ModelConfig,
+    lengths: NDArray[np.int64],
+    *,
+    n_targets: int | None = None,
+    stem_lengths: NDArray[np.int64] | None = None,
+) -> float:
     """Model FLOPs of forward and backward over packed documents, causal convention.
 
     Args:
         config: The model's shape.
         lengths: Tokens of each document.
         n_targets: Tokens that go through the head; None means all.
+        stem_lengths: Tokens of the stem that each piece sees whole, where there are trees.
     """
     n_tokens = float(lengths.sum())
-    mean_length = float(np.square(lengths, dtype=np.float64).sum()) / n_tokens  # weighted by tokens
+    squares = np.square(lengths, dtype=np.float64)
+    if stem_lengths is not None:
+        squares += 2.0 * lengths * stem_lengths  # the convention counts half of a square, and these are whole
+    mean_length = float(squares.sum()) / n_tokens  # weighted by tokens
     skipped = 0.0 if n_targets is None else n_tokens - n_targets
     return config.flops_per_token(mean_length) * n_tokens - 6.0 * config.vocab_size * config.dim * skipped
 
