@@ -73,7 +73,7 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         "```",
         "",
-        ("" if scores else "or `puna chat path/to/this/folder`. ")
+        f"{'' if scores else 'or `puna chat path/to/this/folder`. '}`checksums.json` lists the SHA-256 of every file.",
         + "`checksums.json` lists the SHA-256 of every file.",
     ]
     return "\n".join(lines) + "\n"

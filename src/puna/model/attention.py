@@ -7,7 +7,8 @@ the tokens before it in its own document and itself. Three ways lead to the same
 - CUDA in bf16 or fp16: PyTorch's variable-length flash attention;
 - anything else: `scaled_dot_product_attention`, once for all documents when they have one length, else one by one.
 
-Pieces that continue a stem (trees of documents, see `layout.py`) take the same kernels on a CPU, flex attention on CUDA.
+Pieces that continue a stem (trees of documents, see `layout.py`) take the same kernels on a CPU; on CUDA they take flex
+attention.
 
 With a kv cache the new tokens of each row see the row's cached tokens too: `CacheStep` says which.
 

@@ -6,8 +6,8 @@ r"""Preference rows: a prompt with a chosen and a rejected answer.
 
 with, where known, `strength` (Llama 3's four levels, by name or 1 to 4), `edited` (a person's better version of the
 chosen answer), `annotator`, `round`, `source`, `weight` (how much the row counts) and `probability` (that the chosen
-answer is the better one, as several annotators' labels give it). A chosen answer that repeats the prompt's messages, as UltraFeedback
-writes it, loses them. The rules of turns are those of `post/dialogs.py`.
+answer is the better one, as several annotators' labels give it). A chosen answer that repeats the prompt's messages, as
+UltraFeedback writes it, loses them. The rules of turns are those of `post/dialogs.py`.
 
 Source: The Llama 3 Herd of Models (2407.21783), section 4.2.1 (levels of strength; edited > chosen > rejected).
 """

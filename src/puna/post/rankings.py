@@ -2,7 +2,7 @@
 
 Rows come in two forms, and may be mixed:
 
-    {"prompt": ..., "chosen": ..., "rejected": ..., "edited": ...}    a preference; with an edit, edited > chosen > rejected
+    {"prompt": ..., "chosen": ..., "rejected": ..., "edited": ...}    an edit, where there is one, is better than chosen
     {"prompt": ..., "ranking": [best, ..., worst]}                    K answers, best first
 
 Each row becomes one tree: the prompt's tokens as its stem, every answer with its end of turn as a branch, the score
