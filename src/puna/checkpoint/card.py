@@ -74,6 +74,5 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
         "```",
         "",
         f"{'' if scores else 'or `puna chat path/to/this/folder`. '}`checksums.json` lists the SHA-256 of every file.",
-        + "`checksums.json` lists the SHA-256 of every file.",
     ]
     return "\n".join(lines) + "\n"

@@ -50,7 +50,7 @@ class RewardConfig(Config):
     seed: int = 0
     """Seed of the order, and of the first score head."""
     margins: Margins = "none"
-    """By how much the better answer should win, by strength: `none` (Llama 3), or Llama 2's `small` or `large` table."""
+    """By how much the better answer should win, by strength: `none` (Llama 3), or Llama 2's `small` or `large`."""
     centring: float = Field(default=0.0, ge=0.0)
     """Weight of the squared sum of both scores of a pair; 0.01 keeps scores around zero."""
     least_strength: Strength | None = None
