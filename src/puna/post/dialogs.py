@@ -87,6 +87,24 @@ def read_dialogs(paths: Sequence[Path | str], *, form: Form = "auto", max_proble
     return list(read_each(paths, parse, what="dialogs", max_problems=max_problems))
 
 
+def read_prompts(paths: Sequence[Path | str], *, form: Form = "auto", max_problems: int = 20) -> list[Dialog]:
+    """Reads dialogs to answer; a last answer, if there is one, is left out. Arguments and errors as `read_dialogs`."""
+
+    def parse(row: Row) -> Dialog:
+        value = row.value
+        if isinstance(value.get("prompt"), list):
+            value = {"messages": value["prompt"]}
+        elif isinstance(value.get("prompt"), str):
+            value = {"messages": [{"role": "user", "content": value["prompt"]}]}
+        messages = _dialog_messages(value, form)
+        while messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        check_turns(messages, ends_with=("user", "tool"))
+        return Dialog(messages)
+
+    return list(read_each(paths, parse, what="prompts", max_problems=max_problems))
+
+
 _T = TypeVar("_T")
 
 

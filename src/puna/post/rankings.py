@@ -11,6 +11,8 @@ read at a branch's last token. The order of the branches in a row is that of the
 Source: The Llama 3 Herd of Models (2407.21783), sections 4.1.2 and 4.2.1.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -181,3 +183,21 @@ def ranking_tree(ranking: Ranking, tokenizer: Tokenizer, *, shared_prefix: bool 
         for answer in ranking.answers
     ]
     return Tree(whole[0][:head], tuple(tokens[head:] for tokens in whole))
+
+
+def split_rankings(rankings: Sequence[Ranking], fraction: float) -> tuple[list[Ranking], list[Ranking]]:
+    """Rankings to learn from, and others to judge by. A prompt's hash decides, so no prompt is on both sides.
+
+    Args:
+        rankings: All of them.
+        fraction: Share of prompts to hold out.
+
+    Returns:
+        Those to learn from, and those held out.
+    """
+    sides: tuple[list[Ranking], list[Ranking]] = ([], [])
+    for ranking in rankings:
+        text = json.dumps(ranking.prompt.as_messages(), sort_keys=True)
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        sides[number / 2**64 < fraction].append(ranking)
+    return sides
