@@ -2,7 +2,7 @@
 
 from puna.cli.stage_verb import stage_command
 
-HELP = """Align a model to rewards by sampling: PPO, GRPO, Dr. GRPO, RLOO.
+HELP = """Align a model to rewards by sampling: PPO, GRPO, RLOO.
 
 The model answers, a verifier or a reward model judges, and answers that are better than expected become likelier.
 Choose the method with policy.method.

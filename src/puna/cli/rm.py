@@ -30,6 +30,8 @@ passed.
 class _RewardVerb(click.Group):
     """`check` is a verb of its own; anything else is the recipe to train."""
 
+    default = _train
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -52,7 +54,7 @@ class _RewardVerb(click.Group):
     epilog=examples("puna rm demo/rm", "puna rm demo/rm --dry-run", "puna rm check demo/rm-check"),
 )
 def command() -> None:
-    """Train a reward model, or check whether one is good enough to be used.
+    """Train a reward model on preferences, or check one.
 
     `puna rm RECIPE` takes --dry-run, --accept-drift and --fresh as every stage does.
     """
