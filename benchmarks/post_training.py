@@ -18,12 +18,13 @@ noise of the machine hits both; a ratio is the median of the ratios of neighbour
 threads sleep on both sides, as every training verb chooses it.
 
     python benchmarks/post_training.py            # about five minutes on two quiet cores
-    python benchmarks/post_training.py --quick    # fewer rounds, under 50 s
+    python benchmarks/post_training.py --quick    # two layers, one round, under 50 s
     python benchmarks/post_training.py --json     # the last line is one JSON object of ratios
 """
 
 import argparse
 import contextlib
+import copy
 import json
 import logging
 import multiprocessing
@@ -32,26 +33,45 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
+import trl as peer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from puna.checkpoint.format import save_model
 from puna.cli.threads import choose_waiting
 from puna.core.batch import IGNORE, PackedBatch
 from puna.core.dialog import Dialog
+from puna.core.run_folder import RunFolder
+from puna.infer.engine import Engine
 from puna.model.config import ModelConfig
 from puna.model.cpu_memory import keep_freed_memory
 from puna.model.init import init_weights
 from puna.model.transformer import Transformer
+from puna.post.dpo import DpoConfig, answer_sums, dpo_loss
+from puna.post.pairs import AnswerTokens, EncodedPairs, pack_pairs
+from puna.post.policy import PolicyConfig, PolicyLoss
+from puna.post.policy_batches import PolicyBatches
+from puna.post.rankings import EncodedRankings, RankedPair, Ranking
+from puna.post.rejection import Task
+from puna.post.reward import RewardConfig, RewardLoss, pack_rankings, with_score_head
+from puna.post.rollout import Group, Judged
+from puna.post.sft import sft_loss
+from puna.post.trees import Tree
 from puna.tokenizer.bpe import Tokenizer
+from puna.tokenizer.chat_format import prompt
 from puna.train.loss import LossOutput
 from puna.train.optim import OptimConfig, build_optimizer, scale_and_clip
 
 SIZE_S = ModelConfig(dim=256, n_layers=6, n_heads=8, n_kv_heads=4, ffn_dim=688, vocab_size=8_192, max_seq_len=1_024)
+QUICK = SIZE_S.model_copy(update={"n_layers": 2})
 BATCH, LENGTH, PROMPT, ANSWER = 8, 256, 128, 128
 TASKS = {
     "sft_ratio_trl": "sft",
@@ -106,9 +126,9 @@ def our_step(model: Transformer, loss: Callable[[], LossOutput]) -> Step:
     return step
 
 
-def ours(task: str) -> Step:
+def ours(task: str, size: ModelConfig) -> Step:
     """One of our losses on its batch."""
-    model = init_weights(Transformer(SIZE_S), seed=0)
+    model = init_weights(Transformer(size), seed=0)
     kind, _, variant = task.partition(" ")
     if kind == "sft":
         return our_sft(model, packed=variant == "packed")
@@ -119,8 +139,6 @@ def ours(task: str) -> Step:
 
 def our_sft(model: Transformer, *, packed: bool) -> Step:
     """Rows of dialogs; a dialog's last token predicts nothing."""
-    from puna.post.sft import sft_loss
-
     lengths = document_lengths() if packed else [LENGTH] * BATCH
     tokens = token_ids(BATCH * LENGTH, 0)
     targets = np.append(tokens[1:], IGNORE)
@@ -139,16 +157,11 @@ def our_sft(model: Transformer, *, packed: bool) -> Step:
 
 def our_dpo(model: Transformer, ratio: str) -> Step:
     """Pairs behind shared prompts; the reference's sums are made anew each step, as in a first epoch."""
-    import copy
-    from collections import Counter
 
-    from puna.post.dpo import DpoConfig, answer_sums, dpo_loss
-    from puna.post.pairs import AnswerTokens, EncodedPairs, pack_pairs
-
-    def answer(prompt: np.ndarray, ids: np.ndarray) -> AnswerTokens:
-        tokens = np.concatenate((prompt, ids))
-        is_answer = np.arange(len(tokens)) >= len(prompt)
-        return AnswerTokens(tokens[:-1], np.where(is_answer, tokens, IGNORE)[1:], is_answer[1:], len(prompt))
+    def answer(head: np.ndarray, ids: np.ndarray) -> AnswerTokens:
+        tokens = np.concatenate((head, ids))
+        is_answer = np.arange(len(tokens)) >= len(head)
+        return AnswerTokens(tokens[:-1], np.where(is_answer, tokens, IGNORE)[1:], is_answer[1:], len(head))
 
     answers = [(answer(p, c), answer(p, r)) for p, c, r in pair_ids(ratio)]
     ones = np.ones(BATCH)
@@ -170,12 +183,6 @@ def our_dpo(model: Transformer, ratio: str) -> Step:
 
 def our_reward(model: Transformer, ratio: str) -> Step:
     """Pairs behind shared prompts through a score head."""
-    from collections import Counter
-
-    from puna.post.rankings import EncodedRankings, RankedPair, Ranking
-    from puna.post.reward import RewardConfig, RewardLoss, pack_rankings, with_score_head
-    from puna.post.trees import Tree
-
     trees = [Tree(p, (c, r)) for p, c, r in pair_ids(ratio)]
     ranking = Ranking(Dialog(()), ((), ()), (RankedPair(0, 1),))
     config = RewardConfig(sequence_length=sum(tree.n_tokens for tree in trees))
@@ -187,14 +194,6 @@ def our_reward(model: Transformer, ratio: str) -> Step:
 
 def our_grpo(model: Transformer) -> Step:
     """Sample, judge by a number of the text, learn once: an iteration of `puna ppo policy.method=grpo`."""
-    from puna.core.run_folder import RunFolder
-    from puna.infer.engine import Engine
-    from puna.post.policy import PolicyConfig, PolicyLoss
-    from puna.post.policy_batches import PolicyBatches
-    from puna.post.rejection import Task
-    from puna.post.rollout import Group, Judged
-    from puna.tokenizer.chat_format import prompt
-
     tokenizer = byte_tokenizer()
     tasks = [Task(str(i), Dialog.of(("user", question(i, tokenizer)))) for i in range(64)]
     config = PolicyConfig(method="grpo", prompts=1, samples=BATCH, max_tokens=ANSWER, minibatches=1, kl_coefficient=0.0)
@@ -226,8 +225,6 @@ def byte_tokenizer() -> Tokenizer:
 
 def question(number: int, tokenizer: Tokenizer) -> str:
     """A question that is a prompt of `PROMPT` tokens."""
-    from puna.tokenizer.chat_format import prompt
-
     frame = len(prompt(tokenizer, Dialog.of(("user", "x")))) - 1
     return f"{number:03d}".ljust(PROMPT - frame, "x")
 
@@ -251,18 +248,11 @@ def trl_step(model: Any, loss: Callable[[], Any], *, has_backward: bool = False)
     return step
 
 
-def trl(task: str) -> Step:
+def trl(task: str, size: ModelConfig) -> Step:
     """One of TRL's trainers on its batch."""
-    import datasets
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-    from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
-
-    from puna.checkpoint.format import save_model
-    from puna.post.reward import with_score_head
-
     kind, _, variant = task.partition(" ")
     folder = Path(tempfile.mkdtemp())
-    model = init_weights(Transformer(SIZE_S), seed=0)
+    model = init_weights(Transformer(size), seed=0)
     model = with_score_head(model) if kind == "rm" else model
     save_model(folder / "model", model, model.config, tokenizer=byte_tokenizer())
     auto = AutoModelForSequenceClassification if kind == "rm" else AutoModelForCausalLM
@@ -285,14 +275,14 @@ def trl(task: str) -> Step:
         rows = [
             {"input_ids": part.tolist()} for part in np.split(token_ids(BATCH * LENGTH, 0), np.cumsum(lengths)[:-1])
         ]
-        config = SFTConfig(**common, max_length=LENGTH, packing=packed)
-        trainer = SFTTrainer(hf, args=config, train_dataset=datasets.Dataset.from_list(rows), **arguments)
+        config = peer.SFTConfig(**common, max_length=LENGTH, packing=packed)
+        trainer = peer.SFTTrainer(hf, args=config, train_dataset=datasets.Dataset.from_list(rows), **arguments)
         inputs = next(iter(trainer.get_train_dataloader()))
         return trl_step(hf, lambda: trainer.compute_loss(hf, dict(inputs)))
     if kind == "grpo":
         rows = [{"prompt": [{"role": "user", "content": question(i, byte_tokenizer())}]} for i in range(64)]
-        config = GRPOConfig(**common, num_generations=BATCH, max_completion_length=ANSWER, steps_per_generation=1)
-        trainer = GRPOTrainer(
+        config = peer.GRPOConfig(**common, num_generations=BATCH, max_completion_length=ANSWER, steps_per_generation=1)
+        trainer = peer.GRPOTrainer(
             hf,
             reward_funcs=lambda completions, **_: [float(len(c[0]["content"]) % 7) for c in completions],
             args=config,
@@ -308,8 +298,8 @@ def trl(task: str) -> Step:
     text = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * BATCH
     if kind == "dpo":
         reference = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-        config = DPOConfig(**common, max_length=None)
-        trainer = DPOTrainer(
+        config = peer.DPOConfig(**common, max_length=None)
+        trainer = peer.DPOTrainer(
             hf, ref_model=reference, args=config, train_dataset=datasets.Dataset.from_list(text), **arguments
         )
         named = [
@@ -317,8 +307,8 @@ def trl(task: str) -> Step:
             for p, c, r in pair_ids(variant)
         ]
     else:
-        config = RewardConfig(**common, max_length=None)
-        trainer = RewardTrainer(hf, args=config, train_dataset=datasets.Dataset.from_list(text), **arguments)
+        config = peer.RewardConfig(**common, max_length=None)
+        trainer = peer.RewardTrainer(hf, args=config, train_dataset=datasets.Dataset.from_list(text), **arguments)
         named = [
             {"chosen_ids": np.append(p, c).tolist(), "rejected_ids": np.append(p, r).tolist()}
             for p, c, r in pair_ids(variant)
@@ -330,22 +320,20 @@ def trl(task: str) -> Step:
 # --- both
 
 
-def work(side: str, task: str, threads: int, pipe: Connection) -> None:
-    """A process: makes one side, then answers each message with the seconds of a step; None ends it with the peak."""
+def work(side: str, task: str, size: ModelConfig, threads: int, pipe: Connection) -> None:
+    """A process: makes one side, says so, answers each message with a step's seconds; None ends it with the peak."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     if side == "ours":
         keep_freed_memory()
-    with (
-        Path(os.devnull).open("w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
-        step = (ours if side == "ours" else trl)(task)
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        step = (ours if side == "ours" else trl)(task, size)
         step()
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here (proc(5))
+        pipe.send("ready")
         while pipe.recv():
             start = time.perf_counter()
             step()
@@ -354,16 +342,17 @@ def work(side: str, task: str, threads: int, pipe: Connection) -> None:
     pipe.send(int(peak.split()[1]) / 2**20)  # GiB
 
 
-def compare(task: str, *, rounds: int, threads: int) -> dict[str, float]:
-    """Run both sides in turns."""
-    context = multiprocessing.get_context("spawn")
+def compare(task: str, size: ModelConfig, *, rounds: int, threads: int) -> dict[str, float]:
+    """Run both sides in turns, after both have warmed up one after the other."""
+    context = multiprocessing.get_context("fork")
     pipes: dict[str, Connection] = {}
     processes = []
     for side in ("ours", "trl"):
         pipes[side], theirs = context.Pipe()
-        process = context.Process(target=work, args=(side, task, threads, theirs), daemon=True)
+        process = context.Process(target=work, args=(side, task, size, threads, theirs), daemon=True)
         process.start()
         processes.append(process)
+        pipes[side].recv()
     seconds: dict[str, list[float]] = {"ours": [], "trl": []}
     for _ in range(rounds):
         for side, pipe in pipes.items():
@@ -387,18 +376,19 @@ def compare(task: str, *, rounds: int, threads: int) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, under 50 s")
+    parser.add_argument("--quick", action="store_true", help="two layers and one round, under 50 s")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one JSON object of ratios as the last line")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=tuple(TASKS.values()), help="one task alone")
     arguments = parser.parse_args()
     choose_waiting()
     print("               ours            TRL     ratio   peak GiB (TRL)")
-    ratios = {}
+    ratios, size = {}, QUICK if arguments.quick else SIZE_S
     for key, task in TASKS.items():
         if arguments.only not in (None, task):
             continue
-        row = compare(task, rounds=1 if arguments.quick else 7, threads=arguments.threads)
+        row = compare(task, size, rounds=1 if arguments.quick else arguments.rounds, threads=arguments.threads)
         ratios[key] = round(row["ratio"], 3)
         print(
             f"{task:<10} {row['ours']:9,.2f} {row['trl']:12,.2f} {row['ratio']:9.2f} {row['peak_gib']:9.2f}"
