@@ -17,10 +17,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from puna.core.batch import PackedBatch
+from puna.core.batch import IGNORE, PackedBatch
 from puna.model.config import ModelConfig
 from puna.model.layout import DocumentLayout
-from puna.model.linear_cross_entropy import linear_cross_entropy
+from puna.model.linear_cross_entropy import linear_cross_entropy, token_log_probs
 from puna.model.transformer import Transformer
 
 
@@ -48,14 +48,21 @@ Loss = Callable[[Transformer, Any], LossOutput]
 
 
 def next_token_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
-    """Cross-entropy of every target of a packed batch; no logits of the whole batch are held."""
+    """Cross-entropy of every target of a packed batch, weighted where it has weights; never all logits are held."""
     device = model.device
     layout = DocumentLayout(batch.lengths, device=device)
     hidden_TD = model.hidden(_to(batch.tokens.reshape(-1), device), layout)
     targets_T = _to(batch.targets.reshape(-1), device)
+    count = float(batch.n_targets)
+    if batch.weights is None:
+        total = linear_cross_entropy(hidden_TD, model.head_weight, targets_T)
+    else:
+        logprobs_T = token_log_probs(hidden_TD, model.head_weight, targets_T)
+        total = -(logprobs_T * _to(batch.weights.reshape(-1), device).to(logprobs_T)).sum()
+        count = float(batch.weights[batch.targets != IGNORE].sum(dtype=np.float64))
     return LossOutput(
-        sum=linear_cross_entropy(hidden_TD, model.head_weight, targets_T),
-        count=batch.n_targets,
+        sum=total,
+        count=count,
         tokens=batch.tokens.size,
         flops=packed_flops(model.config, batch.lengths, n_targets=batch.n_targets),
     )
