@@ -380,13 +380,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="one JSON object of ratios as the last line")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=tuple(TASKS.values()), help="one task alone")
+    parser.add_argument("--only", choices=tuple(TASKS.values()), nargs="+", help="some tasks")
     arguments = parser.parse_args()
     choose_waiting()
     print("               ours            TRL     ratio   peak GiB (TRL)")
     ratios, size = {}, QUICK if arguments.quick else SIZE_S
     for key, task in TASKS.items():
-        if arguments.only not in (None, task):
+        if arguments.only and task not in arguments.only:
             continue
         row = compare(task, size, rounds=1 if arguments.quick else arguments.rounds, threads=arguments.threads)
         ratios[key] = round(row["ratio"], 3)
