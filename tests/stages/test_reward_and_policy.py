@@ -118,3 +118,19 @@ def test_a_reward_model_does_not_write(workplace, capsys):
     (workplace / "dpo.toml").write_text('out = "runs/dpo"\nstart_from = "runs/rm"\npairs = ["two.jsonl"]\n')
     assert puna(["dpo", "dpo.toml", "data.sequence_length=256"]) == 2
     assert "is a reward model" in capsys.readouterr().err
+
+
+def test_rejection_sampling_of_prompts_from_a_file_is_judged_by_a_reward_model(workplace, capsys):
+    assert puna(["rm", "rm.toml"]) == 0
+    (workplace / "sample.toml").write_text(
+        """# puna sample sample
+out = "runs/sample"
+model = "start"
+prompts = ["more.jsonl"]
+sampling = { samples_per_task = 3, max_tokens = 24, tasks_per_call = 8, selection = "best", temperature = 1.0 }
+"""
+    )
+    assert puna(["sample", "sample.toml"]) == 2 and "nothing judges the answers" in capsys.readouterr().err
+    assert puna(["sample", "sample.toml", "reward_model=runs/rm", "out=runs/scored"]) == 0
+    records = [json.loads(line) for line in (workplace / "runs/scored/samples.jsonl").read_text().splitlines()]
+    assert all(answer["score"] is not None for record in records[1:] for answer in record["answers"])

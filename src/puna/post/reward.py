@@ -25,12 +25,12 @@ from torch import Tensor
 
 from puna.core import console
 from puna.core.config import Config
-from puna.core.dialog import Dialog
+from puna.core.dialog import Dialog, Message
 from puna.model.layout import DocumentLayout
 from puna.model.transformer import Transformer
 from puna.post.packing import RowStream, best_fit_decreasing
 from puna.post.preference_rows import Strength
-from puna.post.rankings import EncodedRankings
+from puna.post.rankings import EncodedRankings, Ranking, ranking_tree
 from puna.post.reward_losses import MARGINS, Margins, bradley_terry_losses
 from puna.post.trees import Forest, Tree, plant
 from puna.tokenizer.bpe import Tokenizer
@@ -269,6 +269,11 @@ class Scorer:
         none = np.empty(0, dtype=np.int64)
         rendered = [np.array(render(self._tokenizer, d).tokens, dtype=np.int64) for d in dialogs]
         return np.array([scores[0] for scores in self.trees([Tree(none, (tokens,)) for tokens in rendered])])
+
+    def texts(self, asked: Sequence[tuple[Dialog, Sequence[str]]]) -> list[NDArray[np.float64]]:
+        """The scores of answers as text, each prompt computed once for all its answers."""
+        rankings = [Ranking(dialog, tuple((Message("assistant", t),) for t in texts), ()) for dialog, texts in asked]
+        return self.trees([ranking_tree(ranking, self._tokenizer) for ranking in rankings])
 
     def trees(self, trees: Sequence[Tree], *, label: str = "") -> list[NDArray[np.float64]]:
         """The scores of the branches of each tree.

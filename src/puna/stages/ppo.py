@@ -101,7 +101,7 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     asked = [task for task in asked if len(prompt(tokenizer, task.prompt)) <= room]
     scorer = None
     if recipe.reward_model is not None:
-        scorer = Scorer(_score_model(recipe.reward_model), tokenizer)
+        scorer = Scorer(score_model(recipe.reward_model), tokenizer)
     judge = Judge(
         verifier=(lambda task, answer: verify(task.payload, answer)) if recipe.exercises is not None else None,
         scorer=scorer,
@@ -142,7 +142,12 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
         save_model(folder.path / CRITIC, critic, critic.config, tokenizer=tokenizer, card=Card(name="critic"))
 
 
-def _score_model(path: Path) -> Transformer:
+def score_model(path: Path) -> Transformer:
+    """The reward model at a path, in fp32.
+
+    Raises:
+        UsageError: It is a language model.
+    """
     import torch
 
     from puna.checkpoint.format import load_model
@@ -159,7 +164,7 @@ def _critic(recipe: PpoRecipe) -> Transformer:
 
     path = recipe.critic or recipe.reward_model
     if path is not None:
-        return _score_model(path)
+        return score_model(path)
     return with_score_head(load_start(recipe.start_from)[0], seed=recipe.policy.seed)
 
 
