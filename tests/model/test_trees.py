@@ -97,3 +97,19 @@ def test_flex_attention_s_mask_gives_the_same_as_the_plain_way():
 def test_a_branch_must_follow_its_stem():
     with pytest.raises(AssertionError, match="a branch follows its stem"):
         DocumentLayout([3, 4, 5], stems=[-1, -1, 0])
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_asking_for_some_places_gives_their_states_and_gradients(traced, monkeypatch):
+    if traced:
+        monkeypatch.setattr("puna.model.cpu_kernels.suits", lambda x: False)
+    model, layout = tiny(), layout_of([[9, 4, 5], [7]])
+    tokens, only = torch.arange(layout.n_tokens) % 64, torch.tensor([3, 11, 12, 24])
+    model.hidden(tokens, layout)[only].square().sum().backward()
+    whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    some = model.hidden(tokens, layout, only=only)
+    torch.testing.assert_close(some, model.hidden(tokens, layout)[only])
+    some.square().sum().backward()
+    for ours, theirs in zip((p.grad for p in model.parameters() if p.grad is not None), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)

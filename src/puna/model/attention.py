@@ -18,7 +18,7 @@ T packed tokens, B rows, S sequence, D width, N query heads, K kv heads, G = N/K
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -51,7 +51,8 @@ class Attention(nn.Module):
         turn: tuple[Tensor, Tensor],
         layout: DocumentLayout,
         cache: tuple[CacheStep, int] | None = None,
-    ) -> Float[Tensor, "T D"]:
+        only_W: Int[Tensor, " W"] | None = None,
+    ) -> Float[Tensor, "W D"]:
         """Mix information between the tokens of each document.
 
         Args:
@@ -59,12 +60,13 @@ class Attention(nn.Module):
             turn: cos and sin of each token's position, from `rope.rotation`.
             layout: The documents; with a cache, the new tokens of each row.
             cache: The step of the kv cache and this layer's number, or None.
+            only_W: The tokens whose output is wanted; None: all.
         """
         if cache is None and cpu_kernels.suits(x_TD):
             n_rotated = self.n_heads + self.n_kv_heads
             weight = cpu_kernels.interleave_pairs(self.qkv.weight, n_rotated, self.head_dim)
             q, k, v = cpu_kernels.split_heads(nn.functional.linear(x_TD, weight), *turn, self.n_kv_heads)
-            return self.output(cpu_kernels.attention(q, k, v, layout.blocks))
+            return self.output(_chosen(cpu_kernels.attention(q, k, v, layout.blocks), only_W))
         heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
@@ -74,7 +76,11 @@ class Attention(nn.Module):
             step, layer = cache
             step.write(layer, k_TKH, v_TKH)
             o_TNH = attend_cached(q_TNH, step, layer)
-        return self.output(o_TNH.flatten(1))
+        return self.output(_chosen(o_TNH.flatten(1), only_W))
+
+
+def _chosen(x_TD: Tensor, only_W: Tensor | None) -> Tensor:
+    return x_TD if only_W is None else x_TD[only_W]
 
 
 def attend_documents(

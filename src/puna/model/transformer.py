@@ -83,10 +83,12 @@ class Block(nn.Module):
         turn: tuple[Tensor, Tensor],
         layout: DocumentLayout,
         cache: tuple[CacheStep, int] | None = None,
-    ) -> Float[Tensor, "T D"]:
+        only_W: Int[Tensor, " W"] | None = None,
+    ) -> Float[Tensor, "W D"]:
         """One layer; arguments as in `Attention.forward`."""
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), turn, layout, cache)
-        return x_TD + self.feed_forward(self.feed_forward_norm(x_TD))
+        mixed_WD = self.attention(self.attention_norm(x_TD), turn, layout, cache, only_W)
+        x_WD = (x_TD if only_W is None else x_TD[only_W]) + mixed_WD
+        return x_WD + self.feed_forward(self.feed_forward_norm(x_WD))
 
 
 class Transformer(nn.Module):
@@ -143,8 +145,20 @@ class Transformer(nn.Module):
         *,
         positions: Int[Tensor, " T"] | None = None,
         cache: CacheStep | None = None,
+        only: Int[Tensor, " W"] | None = None,
     ) -> Float[Tensor, "*tokens D"]:
-        """The normalized hidden states before the head (for losses that never hold all logits). See `forward`."""
+        """The normalized hidden states before the head (for losses that never hold all logits). See `forward`.
+
+        Args:
+            tokens: `[B, S]`, or flat `[T]`.
+            layout: The documents.
+            positions: Of each token in its document.
+            cache: A step of a kv cache.
+            only: Flat places of the tokens whose states are wanted; the last layer then computes nothing for others.
+
+        Returns:
+            `[*tokens, D]`, or `[W, D]` of the places in `only`.
+        """
         if cache is not None:
             assert layout is None and positions is None, "a cache step brings its own layout and positions"
             layout, positions = cache.layout, cache.positions
@@ -155,8 +169,9 @@ class Transformer(nn.Module):
         turn = rotation(layout.positions if positions is None else positions.flatten(), self._frequency(tokens.device))
         x_TD = self.embedding(tokens.flatten())
         for number, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, turn, layout, None if cache is None else (cache, number))
-        return self.norm(x_TD).view(*tokens.shape, -1)
+            wanted = only if number == self.config.n_layers - 1 else None
+            x_TD = layer(x_TD, turn, layout, None if cache is None else (cache, number), wanted)
+        return self.norm(x_TD) if only is not None else self.norm(x_TD).view(*tokens.shape, -1)
 
     def _frequency(self, device: torch.device) -> Float[Tensor, " pairs"]:
         if device not in self._frequencies:

@@ -13,7 +13,7 @@ warning says so once.
 
 Source: Rafailov et al. 2023, arXiv:2305.18290; The Llama 3 Herd of Models (2407.21783), section 4.1.4; the likelihood
 term: Pang et al. 2024, arXiv:2404.19733.
-Shapes: B rows, S tokens of a row, T = B S, P pairs.
+Shapes: B rows, S tokens of a row, W targets, P pairs.
 """
 
 from collections.abc import Mapping
@@ -180,23 +180,21 @@ def answer_sums(model: Transformer, batch: PairBatch) -> AnswerSums:
     """
     device = model.device
     layout = DocumentLayout(batch.lengths, stems=batch.stems, device=device)
-    targets_T = torch.from_numpy(batch.targets).to(device).flatten()
-    hidden_TD = model.hidden(torch.from_numpy(batch.tokens).to(device).flatten(), layout)
-    logprobs_T = token_log_probs(hidden_TD, model.head_weight, targets_T)
-    asked_T = (targets_T != IGNORE).to(logprobs_T.dtype)
-    counted_T = torch.from_numpy(batch.counted).to(device).flatten().to(logprobs_T.dtype)
-    nobody = 2 * batch.n_pairs  # padding and stems have no targets; their zeros go to a sum that is thrown away
-    answer = np.repeat(np.where(batch.answers < 0, nobody, batch.answers), batch.lengths)
-    answer_T = torch.from_numpy(answer).to(device)
+    places = np.flatnonzero(batch.targets != IGNORE)  # W of them; nothing else is asked of the last layer
+    only_W, targets_W = (torch.from_numpy(x).to(device) for x in (places, batch.targets.reshape(-1)[places]))
+    hidden_WD = model.hidden(torch.from_numpy(batch.tokens).to(device).flatten(), layout, only=only_W)
+    logprobs_W = token_log_probs(hidden_WD, model.head_weight, targets_W)
+    counted_W = torch.from_numpy(batch.counted.reshape(-1)[places]).to(device).to(logprobs_W.dtype)
+    answer_W = torch.from_numpy(np.repeat(batch.answers, batch.lengths)[places]).to(device)
 
-    def per_answer(values_T: Tensor) -> Tensor:
-        return values_T.new_zeros(nobody + 1).index_add(0, answer_T, values_T)[:nobody].view(-1, 2)
+    def per_answer(values_W: Tensor) -> Tensor:
+        return values_W.new_zeros(2 * batch.n_pairs).index_add(0, answer_W, values_W).view(-1, 2)
 
     return AnswerSums(
-        contrast=per_answer(logprobs_T * counted_T),
-        n_contrast=per_answer(counted_T),
-        whole=per_answer(logprobs_T),
-        n_whole=per_answer(asked_T),
+        contrast=per_answer(logprobs_W * counted_W),
+        n_contrast=per_answer(counted_W),
+        whole=per_answer(logprobs_W),
+        n_whole=per_answer(torch.ones_like(counted_W)),
     )
 
 

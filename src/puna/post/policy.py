@@ -198,7 +198,7 @@ def answer_logprobs(
         targets: The tokens.
         temperature: Logits are divided by it.
     """
-    hidden_TD = _hidden(model, forest)[torch.from_numpy(places).to(model.device)]
+    hidden_TD = _hidden(model, forest, places)
     if temperature != 1.0:
         hidden_TD = hidden_TD / temperature
     return token_log_probs(hidden_TD, model.head_weight, torch.from_numpy(targets).to(model.device))
@@ -206,12 +206,14 @@ def answer_logprobs(
 
 def answer_values(critic: Transformer, forest: Forest, places: NDArray[np.int64]) -> Float[Tensor, " T"]:
     """The critic's value of the state in which each answer token is drawn."""
-    return critic.scores(_hidden(critic, forest)[torch.from_numpy(places).to(critic.device)])
+    return critic.scores(_hidden(critic, forest, places))
 
 
-def _hidden(model: Transformer, forest: Forest) -> Float[Tensor, "S D"]:
+def _hidden(model: Transformer, forest: Forest, places: NDArray[np.int64]) -> Float[Tensor, "T D"]:
+    """Hidden states at the places where answer tokens are predicted."""
     layout = DocumentLayout(forest.lengths, stems=forest.stems, device=model.device)
-    return model.hidden(torch.from_numpy(forest.tokens).to(model.device).flatten(), layout)
+    tokens, only = (torch.from_numpy(x).to(model.device) for x in (forest.tokens.reshape(-1), places))
+    return model.hidden(tokens, layout, only=only)
 
 
 def attach_critic(policy: Transformer, critic: Transformer) -> None:

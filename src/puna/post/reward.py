@@ -168,8 +168,8 @@ def branch_scores(model: Transformer, forest: Forest) -> Float[Tensor, " A"]:
         forest: B rows of trees.
     """
     layout = DocumentLayout(forest.lengths, stems=forest.stems, device=model.device)
-    hidden_TD = model.hidden(torch.from_numpy(forest.tokens).to(model.device).flatten(), layout)
-    return model.scores(hidden_TD[torch.from_numpy(forest.lasts).to(model.device)])
+    lasts_A = torch.from_numpy(forest.lasts).to(model.device)
+    return model.scores(model.hidden(torch.from_numpy(forest.tokens).to(model.device).flatten(), layout, only=lasts_A))
 
 
 @dataclass(frozen=True)
