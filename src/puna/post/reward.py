@@ -270,10 +270,10 @@ class Scorer:
         rendered = [np.array(render(self._tokenizer, d).tokens, dtype=np.int64) for d in dialogs]
         return np.array([scores[0] for scores in self.trees([Tree(none, (tokens,)) for tokens in rendered])])
 
-    def texts(self, asked: Sequence[tuple[Dialog, Sequence[str]]]) -> list[NDArray[np.float64]]:
+    def texts(self, asked: Sequence[tuple[Dialog, Sequence[str]]]) -> list[list[float]]:
         """The scores of answers as text, each prompt computed once for all its answers."""
         rankings = [Ranking(dialog, tuple((Message("assistant", t),) for t in texts), ()) for dialog, texts in asked]
-        return self.trees([ranking_tree(ranking, self._tokenizer) for ranking in rankings])
+        return [row.tolist() for row in self.trees([ranking_tree(r, self._tokenizer) for r in rankings])]
 
     def trees(self, trees: Sequence[Tree], *, label: str = "") -> list[NDArray[np.float64]]:
         """The scores of the branches of each tree.
