@@ -58,6 +58,9 @@ def test_feed_forward_equals_its_formula(tokens, dim, ffn, chunk_bytes, monkeypa
     assert_same_with_gradients(cpu_kernels.feed_forward(x, gate_up, down, 1e-5), naive, (x, gate_up, down))
     with torch.no_grad():
         torch.testing.assert_close(cpu_kernels.feed_forward(x, gate_up, down, 1e-5), naive)
+    twice = cpu_kernels.feed_forward(x, gate_up, down, 1e-5).sum()
+    first = torch.autograd.grad(twice, (x, down), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(twice, (x, down)), first)
 
 
 documents = st.lists(st.one_of(st.integers(1, 40), st.integers(BLOCK - 2, 2 * BLOCK + 2)), min_size=1, max_size=6)

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from puna.checkpoint import huggingface
 from puna.checkpoint.tensors import TensorReader, write_tensors
 from puna.core.errors import CorruptError
 from puna.core.files import read_json, write_json
+from puna.model.transformer import Transformer
 
 FOLDER = "train_state"
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -34,7 +36,8 @@ class TrainState:
         batches: Where the batches stand, as their `state()` gave it.
         window: Sums of the steps since the last log line, so that lines do not depend on restarts.
         best: Lowest evaluation loss so far and its step.
-        tensors: Optimizer moments (`optimizer/NAME/KEY`), masters (`master/NAME`), random states (`rng/DEVICE`).
+        tensors: Optimizer moments (`optimizer/NAME/KEY`), masters (`master/NAME`), random states (`rng/DEVICE`),
+            weights of modules that the checkpoint folder does not hold (`extra/NAME`).
     """
 
     step: int = 0
@@ -52,6 +55,26 @@ class TrainState:
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(t.nbytes for t in self.tensors.values())
+
+
+def extras(model: Transformer) -> dict[str, Tensor]:
+    """Weights of a model that a checkpoint folder has no place for: those of modules that were added to it."""
+    own = {ours for ours, _ in huggingface.tensor_map(model.config)}
+    return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in own}
+
+
+@torch.no_grad()
+def restore_extras(model: Transformer, tensors: Mapping[str, Tensor]) -> None:
+    """Set what `extras` gave.
+
+    Raises:
+        CorruptError: It belongs to another model.
+    """
+    own = extras(model)
+    if own.keys() != tensors.keys():
+        raise CorruptError(f"the training state does not fit: {sorted(own.keys() ^ tensors.keys())[0]}")
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
 
 
 def write(folder: Path, state: TrainState) -> None:

@@ -12,6 +12,7 @@ the backward needs and nothing else, write where the next matrix product reads, 
   so that the attention products need no further copies.
 - `attention`: causal attention within documents over the rectangles of `DocumentLayout.blocks`. The query heads that
   share a kv head are rows of one matrix product, so keys and values are never repeated. Masked rectangles do not exist.
+  The branches of a tree of documents read the keys of their stem beside their own.
 
 Each equals its plain formula (tests hold them against naive twins, gradients in fp64). `model/attention.py` and
 `model/transformer.py` choose them for plain CPU tensors; every other device and tensor type takes the formulas.
@@ -168,14 +169,19 @@ class _FeedForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         x_TD, r_T1, gate_up_ED, down_DF = ctx.saved_tensors
-        kept, ctx.kept = ctx.kept, None  # overwritten below: a second backward would be wrong
+        kept, ctx.kept = ctx.kept, []  # overwritten below; a second backward (zero-bubble pipelines) makes it again
         do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
         d_gate_up_ED, d_down_DF = torch.zeros_like(gate_up_ED), torch.zeros_like(down_DF)
         buffers = _Buffers(x_TD)
         silu = x_TD.new_empty(TILE)
         chunks = _chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
-        for gate_up_EC, (x_CD, r_C1, do_CD, dx_CD) in zip(kept, chunks, strict=True):
+        for number, (x_CD, r_C1, do_CD, dx_CD) in enumerate(chunks):
             shape = len(gate_up_ED) // 2, len(x_CD)
+            y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
+            if kept:
+                gate_up_EC = kept[number]
+            else:
+                gate_up_EC = torch.mm(gate_up_ED, y_CD.T, out=buffers.take("gate_up", (len(gate_up_ED), len(x_CD))))
             dh_FC = torch.mm(down_DF.T, do_CD.T, out=buffers.take("dh", shape))
             h_FC = buffers.take("h", shape)
             for dh, h, g, u in _tiles(dh_FC.view(-1), h_FC.view(-1), *gate_up_EC.view(2, -1)):
@@ -185,7 +191,6 @@ class _FeedForward(torch.autograd.Function):
                 torch.mul(s, u, out=h)
                 torch.mul(s, dh, out=u)
             d_down_DF.addmm_(do_CD.T, h_FC.T)
-            y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
             d_gate_up_ED.addmm_(gate_up_EC, y_CD)
             dy_CD = torch.mm(gate_up_EC.T, gate_up_ED, out=buffers.take("dy", x_CD.shape))
             _normalized_backward(dy_CD, y_CD, r_C1, plus=do_CD, out=dx_CD)
@@ -316,7 +321,7 @@ class _Attention(torch.autograd.Function):
         q_KQH, k_KHT = q_KTGH.view(K, T * G, H), k_KTH.transpose(1, 2)
         for number, block in enumerate(blocks):
             p_KRC = _probabilities(q_KQH, k_KHT, block, kept[number], G)
-            o_KRH = torch.bmm(p_KRC, v_KTH.narrow(1, block.first_key, block.columns))
+            o_KRH = torch.bmm(p_KRC, _keys_of(v_KTH, block, 1))
             o_TKGH.narrow(0, block.first_row, block.rows).copy_(o_KRH.view(K, -1, G, H).transpose(0, 1))
             if keep:
                 kept[number] = p_KRC
@@ -337,15 +342,15 @@ class _Attention(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None
         buffer = ds_buffer if kept is not None else q_KTGH.new_empty(largest)
         for number, block in enumerate(ctx.blocks):
-            rows, keys = (block.first_row * G, block.rows * G), (block.first_key, block.columns)
+            rows = block.first_row * G, block.rows * G
             q_KRH, do_KRH = q_KQH.narrow(1, *rows), do_KQH.narrow(1, *rows)
             p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G) if kept is None else kept[number]
             ds_KRC = ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
-            dv_KTH.narrow(1, *keys).add_(torch.bmm(p_KRC.transpose(1, 2), do_KRH))
-            torch.bmm(do_KRH, v_KHT.narrow(2, *keys), out=ds_KRC)
+            _add_to_keys(dv_KTH, torch.bmm(p_KRC.transpose(1, 2), do_KRH), block)
+            torch.bmm(do_KRH, _keys_of(v_KHT, block, 2), out=ds_KRC)
             torch.ops.aten._softmax_backward_data.out(ds_KRC, p_KRC, -1, p_KRC.dtype, grad_input=ds_KRC)
-            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, k_KTH.narrow(1, *keys)))
-            dk_KTH.narrow(1, *keys).add_(torch.bmm(ds_KRC.transpose(1, 2), q_KRH))
+            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, _keys_of(k_KTH, block, 1)))
+            _add_to_keys(dk_KTH, torch.bmm(ds_KRC.transpose(1, 2), q_KRH), block)
         return dq_KQH.view(q_KTGH.shape), dk_KTH, dv_KTH, None, None
 
 
@@ -355,9 +360,23 @@ def _probabilities(q_KQH: Tensor, k_KHT: Tensor, block: Block, buffer: Tensor, g
     R, C = block.rows, block.columns
     q_KRH = q_KQH.narrow(1, block.first_row * group, R * group)
     s_KRC = buffer[: K * R * group * C].view(K, R * group, C)
-    torch.bmm(q_KRH, k_KHT.narrow(2, block.first_key, C), out=s_KRC)
+    torch.bmm(q_KRH, _keys_of(k_KHT, block, 2), out=s_KRC)
     s_KRC.view(K, R, group, C).narrow(3, C - R, R).add_(block.mask[:, None])
     return torch.ops.aten._softmax.out(s_KRC, -1, False, out=s_KRC)
+
+
+def _keys_of(x: Tensor, block: Block, dim: int) -> Tensor:
+    """The columns of a block: a view, or a copy where a stem lies apart."""
+    own = x.narrow(dim, block.first_key, block.columns - block.stem[1])
+    return torch.cat((x.narrow(dim, *block.stem), own), dim) if block.stem[1] else own
+
+
+def _add_to_keys(total_KTH: Tensor, part_KCH: Tensor, block: Block) -> None:
+    """The transpose of `_keys_of`: a gradient of the columns goes where they came from."""
+    n_stem = block.stem[1]
+    if n_stem:
+        total_KTH.narrow(1, *block.stem).add_(part_KCH[:, :n_stem])
+    total_KTH.narrow(1, block.first_key, block.columns - block.stem[1]).add_(part_KCH[:, n_stem:])
 
 
 def attention(

@@ -1,7 +1,8 @@
 """Saving and resuming a run: between the loop's objects and the checkpoint store.
 
 What a checkpoint of step n holds makes step n + 1 come out bit by bit as if nothing had happened: weights, optimizer
-moments, where the batches stand, PyTorch's random states, and the open log window.
+moments, where the batches stand, PyTorch's random states, and the open log window. A part of the model that the
+checkpoint's layout has no place for (a critic) is kept with the training state.
 """
 
 import time
@@ -77,6 +78,7 @@ class Saver:
             return TrainState()
         self._weights.fill(read_weights(folder, self._weights.model.config))
         state = train_state.read(folder)
+        train_state.restore_extras(self._weights.model, state.group("extra"))
         self._weights.restore(state.group("master"))
         restore_optimizer(self._optimizer, self._weights.own_state(state.group("optimizer")))
         if state.step > self._config.steps:
@@ -126,6 +128,7 @@ class Saver:
         tensors |= {f"master/{name}": t for name, t in self._weights.masters.items()}
         full = replace(state, batches=batches, tensors=tensors | random)
         model = self._whole_model()
+        full.tensors |= {f"extra/{name}": t for name, t in train_state.extras(self._weights.model).items()}
 
         def write(target: Path) -> None:
             write_content(target, model, model.config, tokenizer=self._tokenizer, card=self._card)
