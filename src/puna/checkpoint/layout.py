@@ -1,10 +1,11 @@
 """`layout.json` of a checkpoint: which box of which tensor lies in which file. DCP's metadata, but as JSON.
 
-    {"version": 1, "tensors": {NAME: {"dtype": "float32", "shape": [4096, 4096],
-                                      "chunks": [{"offsets": [0, 0], "sizes": [2048, 4096], "file": FILE, "key": KEY}]}}}
+    {"version": 1, "tensors": {NAME: {"dtype": "float32", "shape": [4096, 4096], "chunks": [
+        {"offsets": [0, 0], "sizes": [2048, 4096], "file": FILE, "key": NAME_IN_FILE}, ...]}}}
 
-PyTorch's own metadata file is a pickle, which runs code when it is read; this is not. `metadata()` gives the object that DCP's
-planners work on, so resharding is theirs. A folder without the file (any Hugging Face model) is read through its index.
+PyTorch's own metadata file is a pickle, which runs code when it is read; this is not. `metadata()` gives the object
+that DCP's planners work on, so resharding is theirs. A folder without the file (any Hugging Face model) is read
+through its index.
 """
 
 import json
@@ -26,6 +27,7 @@ from puna.core.errors import CorruptError
 from puna.core.files import atomic_open, read_json
 
 FILE = "layout.json"
+STATE = "train_state/"  # names of what is not the model begin so
 _VERSION = 1
 
 
@@ -118,9 +120,7 @@ class Layout:
 
 
 def _to_json(stored: Stored) -> dict[str, Any]:
-    chunks = [
-        {"offsets": list(p.offsets), "sizes": list(p.sizes), "file": p.file, "key": p.key} for p in stored.places
-    ]
+    chunks = [{"offsets": list(p.offsets), "sizes": list(p.sizes), "file": p.file, "key": p.key} for p in stored.places]
     return {"dtype": str(stored.dtype).removeprefix("torch."), "shape": list(stored.shape), "chunks": chunks}
 
 

@@ -1,8 +1,9 @@
 """What a rank holds of a logical tensor: boxes of it, as views of live memory.
 
-A checkpoint names logical tensors (`model.layers.0.self_attn.q_proj.weight`), never the layout that they were trained in. A
-rank says which boxes of them it holds: all of it, FSDP's rows, tensor parallelism's columns, or a few rows of a fused
-matrix. What one layout saved, any other can ask for again in its own boxes; saving reads the views, loading fills them.
+A checkpoint names logical tensors (`model.layers.0.self_attn.q_proj.weight`), never the layout that they were trained
+in. A rank says which boxes of them it holds: all of it, FSDP's rows, tensor parallelism's columns, or a few rows of a
+fused matrix. What one layout saved, any other can ask for again in its own boxes; saving reads the views, loading
+fills them.
 
     DTensor or tensor --pieces_of--> Pieces of the fused matrix --split_rows--> Pieces of its logical parts
 
@@ -60,7 +61,7 @@ class Pieces:
 
     # The three methods below are torch DCP's protocol for a tensor in pieces (its `_Checkpointable`).
 
-    def __create_write_items__(self, fqn: str, object: "Pieces") -> list[WriteItem]:  # noqa: PLW3201
+    def __create_write_items__(self, fqn: str, object: "Pieces") -> list[WriteItem]:
         """What there is to save."""
         return [
             WriteItem(
@@ -73,11 +74,11 @@ class Pieces:
             for chunk in self.chunks
         ]
 
-    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:  # noqa: PLW3201
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         """What there is to fill."""
         return [_box(chunk) for chunk in self.chunks]
 
-    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:  # noqa: PLW3201
+    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         """The view of one box."""
         return next(c.tensor for c in self.chunks if index.offset is None or c.offsets == tuple(index.offset))
 

@@ -112,7 +112,7 @@ def train(
     clock = Clock(run.checkpoints, step=state.step)
     log = _Log(run, config, machine, clock, state)
     model.train()
-    with StopRequest() as stop:
+    with StopRequest() as stop, saver:
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
             outputs = [_backward(loss, model, batches) for _ in range(config.accumulation)]
@@ -121,7 +121,10 @@ def train(
                 raise PunaError(f"step {state.step + 1}: none of its batches has a target. Look at the data.")
             norm = scale_and_clip(weights.gradients(), count=count, clip_norm=config.optim.clip_norm)
             if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-                raise _not_finite(saver.save(state, clock, at=before), state.step + 1, loss_sum / count, norm)
+                error = _not_finite(saver.path(state), state.step + 1, loss_sum / count, norm)
+                saver.save(state, clock, at=before, wait=True)
+                saver.failed(str(error))
+                raise error
             rate = config.optim.lr * rate_factor(state.step, steps=config.steps, config=config.schedule)
             set_rate(optimizer, rate)
             optimizer.step()
@@ -140,7 +143,7 @@ def train(
             if evaluate and due and not last:
                 state = replace(state, best=log.evaluation(state, _figures(evaluate, model)))
             if last or stop.requested or saver.is_due(state.step):
-                folder = saver.save(state, clock, at=saver.place())
+                folder = saver.save(state, clock, at=saver.place(), wait=last or stop.requested)
                 if stop.requested and not last:
                     raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
     figures = _figures(evaluate, model) if evaluate else {}

@@ -6,12 +6,9 @@ after a step the masters are rounded into the model. So small updates and small 
 Source: Mixed precision training (1710.03740), section 3.1; fp32 gradient accumulation: 2407.21783, section 3.3.2.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from puna.core.errors import CorruptError
 from puna.model.transformer import Transformer
 from puna.train.machine import Machine
 
@@ -56,22 +53,6 @@ class Weights:
         for name, parameter in self.model.named_parameters():
             if name in self._masters:
                 parameter.copy_(self._masters[name])
-
-    @torch.no_grad()
-    def restore(self, masters: Mapping[str, Tensor]) -> None:
-        """Take saved masters; without any, the weights that the model now has are the start.
-
-        Raises:
-            CorruptError: They belong to another model.
-        """
-        targets = self.named
-        if masters and masters.keys() != targets.keys():
-            raise CorruptError(f"the master weights do not fit: {sorted(masters.keys() ^ targets.keys())[0]}")
-        if not masters:
-            masters = dict(self.model.named_parameters())
-        for name, weight in targets.items():
-            weight.copy_(masters[name])
-        self.publish()
 
 
 def _adder(master: Tensor):
