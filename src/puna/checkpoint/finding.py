@@ -18,7 +18,7 @@ from puna.checkpoint.retention import name_of, step_of
 from puna.checkpoint.sharded import read_items
 from puna.core import console
 from puna.core.errors import CorruptError, MissingError, PunaError
-from puna.core.files import SEAL, read_json, sha256_file, write_json
+from puna.core.files import SEAL, is_sealed, read_json, sha256_file, write_json
 
 Seal = Mapping[str, Any]
 
@@ -170,6 +170,22 @@ def newest_whole(folder: Path) -> Path | None:
     if problems:
         raise all_damaged(folder, problems)
     return None
+
+
+def checkpoints_of(run: Path | str) -> list[Path]:
+    """The checkpoints that a path stands for, oldest first: a run folder, its `checkpoints/`, or one checkpoint.
+
+    Raises:
+        MissingError: There is none.
+    """
+    run = Path(run)
+    if run.is_dir() and is_sealed(run):
+        return [run]
+    for folder in (run / "checkpoints", run):
+        found = sorted(p for p in folder.glob("step-*") if step_of(p.name) is not None and p.is_dir())
+        if found:
+            return sorted(found, key=lambda p: step_of(p.name) or 0)
+    raise MissingError(f"there are no checkpoints in {run}. Name a run folder, its checkpoints/, or one checkpoint.")
 
 
 def all_damaged(folder: Path, problems: Sequence[str]) -> CorruptError:
