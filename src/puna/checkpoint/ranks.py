@@ -55,7 +55,10 @@ class Ranks:
 
     def __init__(self, folder: Path, *, node_local: bool = False, alone: bool = False) -> None:
         together = not alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.group = dist.new_group(backend="gloo", timeout=timedelta(minutes=10)) if together else None
+        self.group: dist.ProcessGroup | None = None
+        if together:
+            group: Any = dist.new_group(backend="gloo", timeout=timedelta(minutes=10))
+            self.group = group
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
         place = f"{socket.gethostname()}:{folder.absolute()}" if node_local else ""
         places = self.gather(place)

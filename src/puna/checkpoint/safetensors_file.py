@@ -154,7 +154,8 @@ def _pour(
 def byte_view(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
     assert tensor.device.type == "cpu", f"on {tensor.device}"
-    return memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    values: Any = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    return memoryview(values)
 
 
 class SafetensorsFile:

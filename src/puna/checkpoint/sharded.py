@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -67,7 +67,7 @@ def save_pieces(folder: Path, tensors: Mapping[str, Pieces], *, group: dist.Proc
     planner, writer = Planner(), Writer(folder)
     state: dict[str, Any] = dict(tensors)
     if group is not None:
-        dcp.save(state, storage_writer=writer, planner=planner, process_group=group)
+        save(state, storage_writer=writer, planner=planner, process_group=group)
         shared = [writer.saved]
         dist.broadcast_object_list(shared, src=dist.get_global_rank(group, 0), group=group)
         assert shared[0] is not None, "rank 0 has finished"
