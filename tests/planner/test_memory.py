@@ -37,8 +37,20 @@ def test_the_first_pipeline_rank_holds_as_many_micro_batches_as_there_are_ranks(
     ("size", "cluster", "degrees", "changes", "published"),
     [
         # torchtitan's tables (its benchmarks folder): 8B, two sequences a GPU, selective recomputation
-        ("8B", "8xH100-96GB", Degrees(dp_shard=8), {"micro_batch": 2, "recompute": "selective", "global_batch": 16}, 77.0),
-        ("8B", "128xH100-96GB", Degrees(dp_shard=128), {"micro_batch": 2, "recompute": "selective", "global_batch": 256}, 62.0),
+        (
+            "8B",
+            "8xH100-96GB",
+            Degrees(dp_shard=8),
+            {"micro_batch": 2, "recompute": "selective", "global_batch": 16},
+            77.0,
+        ),
+        (
+            "8B",
+            "128xH100-96GB",
+            Degrees(dp_shard=128),
+            {"micro_batch": 2, "recompute": "selective", "global_batch": 256},
+            62.0,
+        ),
     ],
 )
 def test_published_peaks_are_met_within_a_tenth(size, cluster, degrees, changes, published):

@@ -43,11 +43,13 @@ def test_published_names_give_the_published_number_of_parameters(name, billions)
     assert shape.parameters() / 1e9 == pytest.approx(billions, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["DeepSeekV3", "Qwen3_30B_a3B", "GPT OSS 120B", "mixtral-8x7b", "Nemotron_3_Nano", "no size"])
+@pytest.mark.parametrize(
+    "name", ["DeepSeekV3", "Qwen3_30B_a3B", "GPT OSS 120B", "mixtral-8x7b", "Nemotron_3_Nano", "no size"]
+)
 def test_what_is_not_dense_or_cannot_be_told_has_no_shape(name):
     assert read_shape(name) is None
 
 
 @pytest.mark.parametrize("billions", [0.4, 2.1, 20, 177, 462])
 def test_a_size_alone_gets_a_shape_of_that_size(billions):
-    assert proportioned(billions * 1e9).parameters() / 1e9 == pytest.approx(billions, rel=0.06)
+    assert proportioned(billions * 1e9).parameters() / 1e9 == pytest.approx(billions, rel=0.07)

@@ -19,7 +19,9 @@ def total(**changes):
 
 def test_the_parts_add_up():
     spent = step_seconds(work("70B", "64xH100", Degrees(dp_shard=2, tp=4, pp=8), stages_per_rank=5))
-    assert float(spent.total) == pytest.approx(sum(float(getattr(spent, name)) for name in Breakdown.__dataclass_fields__))
+    assert float(spent.total) == pytest.approx(
+        sum(float(getattr(spent, name)) for name in Breakdown.__dataclass_fields__)
+    )
     assert all(float(getattr(spent, name)) >= 0 for name in Breakdown.__dataclass_fields__ if name != "jitter")
 
 

@@ -43,13 +43,21 @@ def test_a_group_with_one_member_a_node_has_one_port():
         amounts(work("70B", "64xH100", Degrees(dp_shard=64), zero=1)),
     )
     gpu = work("70B", "64xH100").cluster.gpu
-    assert inside.step_seconds == pytest.approx(7 / 8 * work("70B").shape.parameters() / 8 * 6 / gpu.network_bandwidth, rel=0.001)
+    assert inside.step_seconds == pytest.approx(
+        7 / 8 * work("70B").shape.parameters() / 8 * 6 / gpu.network_bandwidth, rel=0.001
+    )
     assert across.step_seconds > inside.step_seconds
 
 
 @pytest.mark.parametrize(
     ("size", "pp", "pieces", "layers", "head"),
-    [("405B", 16, 8, 8, 0.0), ("405B", 16, 1, 8, 0.0), ("70B", 8, 5, 10, 1.0), ("8B", 1, 1, 32, 1.0), ("8B", 5, 1, 7, 0.0)],
+    [
+        ("405B", 16, 8, 8, 0.0),
+        ("405B", 16, 1, 8, 0.0),
+        ("70B", 8, 5, 10, 1.0),
+        ("8B", 1, 1, 32, 1.0),
+        ("8B", 5, 1, 7, 0.0),
+    ],
 )
 def test_the_fullest_pipeline_rank(size, pp, pieces, layers, head):
     given = work(size, "16384xH100", Degrees(dp_shard=1, pp=pp), stages_per_rank=pieces)

@@ -40,16 +40,17 @@ def command(
     """
     from puna.core import console
     from puna.core.errors import UsageError
-    from puna.stages import launch, recipes, showing
+    from puna.stages import launch, recipes, showing, stage
 
     if target not in get_args(launch.Target):
         raise UsageError("say where: --torchrun (one node), --slurm or --kubernetes")
     path = recipes.find_recipe(recipe)
     shown = showing.resolve(path, overrides)
-    if shown.verb not in launch.TRAINING:
+    many = [verb for verb in stage.STAGES if stage.find_stage(verb).on_many]
+    if shown.verb not in many:
         raise UsageError(
             f"{recipe} is a recipe of `puna {shown.verb}`, which runs in one process; recipes of "
-            f"{', '.join(launch.TRAINING)} can be launched"
+            f"{', '.join(many)} can be launched"
         )
     job = launch.Job(
         name=launch.job_name(path.stem),

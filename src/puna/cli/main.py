@@ -26,7 +26,7 @@ VERBS = {
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
-    "plan": "Find the fastest layouts on a cluster before renting it.",
+    "plan": "Find the fastest layouts of a model on a cluster.",
     "train": "Pretrain a model on packed shards.",
     "launch": "Write the files that start a recipe on a cluster.",
     "sft": "Fine-tune a model on dialogs.",

@@ -1,4 +1,4 @@
-"""`puna plan`: the fastest layouts of a model on a cluster, before anything is rented; and how good such predictions are."""
+"""`puna plan`: the fastest layouts of a model on a cluster before it is rented, and how good predictions are."""
 
 from pathlib import Path
 
@@ -50,10 +50,10 @@ def command(
     as_json: bool,
     **degrees: int | None,
 ) -> None:
-    """Find the fastest layouts of a model on a cluster, before renting it.
+    """Find the fastest layouts of a model on a cluster.
 
-    Prints the best layouts with their speed, memory, and what keeps each from being faster, and writes the recipe of the
-    first. Nothing is run: it is arithmetic, whose few constants are fitted on published throughputs.
+    Prints the best layouts with their speed, memory, and what keeps each from being faster, and writes the recipe of
+    the first. Nothing is run: it is arithmetic, whose few constants are fitted on published throughputs.
 
     `--evaluate FILE.csv` compares predictions with published throughputs; `--fit FILE.csv` fits the constants anew.
     """

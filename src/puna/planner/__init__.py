@@ -10,7 +10,7 @@
     work = Workload(from_config(SIZES["70B"]), read_cluster("512xH100"), Degrees(dp_shard=64, tp=8), 8192, 512)
     found = estimate(work)      # .seconds .tokens_per_second_gpu .tflops("causal") .memory .traffic .bubble_share .fits
 
-Files, from facts to answers: `hardware` and `shape` are tables, `layout` says what is timed, `work` counts FLOPs and bytes,
-`constants` are the fitted efficiencies, `step_time` and `memory` the formulas, `published` and `fit` hold them against what
-others measured, `estimate`, `search` and `goodput` answer. No torch.
+Files, from facts to answers: `hardware` and `shape` are tables, `layout` says what is timed, `work` counts FLOPs and
+bytes, `constants` are the fitted efficiencies, `step_time` and `memory` the formulas, `published` and `fit` hold them
+against what others measured, `estimate`, `search` and `goodput` answer. No torch.
 """

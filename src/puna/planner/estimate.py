@@ -1,7 +1,7 @@
 """Everything that is expected of one configuration, in one object: what a dry run and the planner print.
 
-    found = estimate(work)
-    found.seconds, found.tokens_per_second_gpu, found.tflops("causal"), found.memory.total_gib, found.traffic
+found = estimate(work)
+found.seconds, found.tokens_per_second_gpu, found.tflops("causal"), found.memory.total_gib, found.traffic
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,11 @@ class Estimate:
 
     def tflops(self, convention: FlopsConvention) -> float:
         """TFLOP/s a GPU under a convention."""
-        return self.tokens_per_second_gpu * self.work.shape.flops_per_token(self.work.seq_len, convention=convention) / 1e12
+        return (
+            self.tokens_per_second_gpu
+            * self.work.shape.flops_per_token(self.work.seq_len, convention=convention)
+            / 1e12
+        )
 
     def mfu(self, convention: FlopsConvention) -> float:
         """Share of the 16-bit peak, as everybody prints it, whatever the precision."""

@@ -74,7 +74,7 @@ def score(errors: Vector) -> Score:
 
 
 def relative_errors(rows: Sequence[Published], constants: Constants = FITTED) -> Vector:
-    """predicted / measured - 1 of the step time, one a row."""
+    """Relative errors, predicted / measured - 1, of the step time, one a row."""
     if not rows:
         return np.zeros(0)
     return np.exp(_log_ratios(_stack(rows), _measured(rows), constants)) - 1
@@ -155,9 +155,9 @@ def _measured(rows: Sequence[Published]) -> Vector:
 def _stack(rows: Sequence[Published]) -> Row:
     """All rows as arrays."""
     singles = [row(r.work) for r in rows]
-    columns = Amounts(**{name: np.array([getattr(s.amounts, name) for s in singles]) for name in Amounts.names()})
+    counted: dict[str, Any] = {n: np.array([getattr(s.amounts, n) for s in singles]) for n in Amounts.names()}
     rest = {f.name: np.array([getattr(s, f.name) for s in singles]) for f in fields(Row) if f.name != "amounts"}
-    return Row(amounts=columns, **rest)
+    return Row(amounts=Amounts(**counted), **rest)
 
 
 def _log_ratios(data: Row, measured: Vector, constants: Constants) -> Vector:

@@ -3,12 +3,12 @@
     goodput = 1 - stall / tau - (restart + tau / 2) / M
 
 with tau the time between two checkpoints, `stall` what training waits for each of them, `restart` the time from failure
-to the first new step, and M the mean time to an interruption. Half an interval is lost on average at a failure. The best
-tau is sqrt(2 stall M) (Young 1974; Daly 2006).
+to the first new step, and M the mean time to an interruption. Half an interval is lost on average at a failure. The
+best tau is sqrt(2 stall M) (Young 1974; Daly 2006).
 
-Llama 3 405B had 466 interruptions in 54 days on 16,384 GPUs, 419 of them unplanned (2407.21783, section 3.3.4): 2.2e-5 a
-GPU and hour, an interruption every 2.8 hours. For 95 % of the time at that rate, saves must stall for 2 s or less, every
-3 minutes, and a restart may take 5 minutes.
+Llama 3 405B had 466 interruptions in 54 days on 16,384 GPUs, 419 of them unplanned (2407.21783, section 3.3.4): 2.2e-5
+a GPU and hour, an interruption every 2.8 hours. For 95 % of the time at that rate, saves must stall for 2 s or less,
+every 3 minutes, and a restart may take 5 minutes.
 """
 
 import math

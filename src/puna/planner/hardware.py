@@ -1,11 +1,12 @@
 """The machines: what a GPU can do, how GPUs are joined, and how a user names a cluster.
 
-Figures are those of the vendors' data sheets, dense (without 2:4 sparsity), one direction of a link; memory is what CUDA
-reports for the card, a little less than the label. A node is the group of GPUs that NVLink joins: 8 in an HGX box, 72 in
-a GB200 or GB300 rack (64 of them are used as a rule).
+Figures are those of the vendors' data sheets, dense (without 2:4 sparsity), one direction of a link; memory is what
+CUDA reports for the card, a little less than the label. A node is the group of GPUs that NVLink joins: 8 in an HGX
+box, 72 in a GB200 or GB300 rack (64 of them are used as a rule).
 
-Sources: NVIDIA data sheets of A100 (2021), H100 (2022), H200 (2024), HGX B200 and B300, GB200 and GB300 NVL72 (2024, 2025);
-network defaults are those of the DGX reference designs (one port a GPU: HDR 200 Gb/s, NDR 400 Gb/s, XDR 800 Gb/s).
+Sources: NVIDIA data sheets of A100 (2021), H100 (2022), H200 (2024), HGX B200 and B300, GB200 and GB300 NVL72 (2024,
+2025); network defaults are those of the DGX reference designs (one port a GPU: HDR 200 Gb/s, NDR 400 Gb/s, XDR 800
+Gb/s).
 """
 
 import re

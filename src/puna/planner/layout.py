@@ -54,7 +54,8 @@ STACKS: dict[str, Stack] = {
     "nanotron": Stack("nanotron", fused=False, hides_data_parallel=False, gradient_bytes=4),
     "unseen": Stack(),
 }
-"""By family. fp32 gradient reduction is torch FSDP2's and ours; llm-foundry's PURE and DEFAULT policies reduce in bf16."""
+"""By family. fp32 gradient reduction is torch FSDP2's and ours; llm-foundry's PURE and DEFAULT policies reduce in
+bf16."""
 
 
 DEGREES = ("dp_replicate", "dp_shard", "cp", "tp", "pp")

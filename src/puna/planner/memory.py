@@ -1,14 +1,15 @@
 """Memory of the fullest rank, by kind, in bytes.
 
-Weights, gradients and optimizer states follow from the ZeRO stage (1910.02054): AdamW in mixed precision keeps 2 bytes of
-weight for compute, 4 of gradient sum, and 12 of master weight and two moments; FSDP keeps all 16 divided and gathers two
-blocks at a time. Activations follow 2205.05198, section 4, recounted for a gated feed-forward and a fused attention
+Weights, gradients and optimizer states follow from the ZeRO stage (1910.02054): AdamW in mixed precision keeps 2 bytes
+of weight for compute, 4 of gradient sum, and 12 of master weight and two moments; FSDP keeps all 16 divided and gathers
+two blocks at a time. Activations follow 2205.05198, section 4, recounted for a gated feed-forward and a fused attention
 kernel, which keeps no scores:
 
-    bytes of a token and block = 2 (5 D / tp + (2 q + 2 kv + 3 F) / tp)           (5 D whole without sequence parallelism)
+    bytes of a token and block = 2 (5 D / tp + (2 q + 2 kv + 3 F) / tp)           (5 D whole without sequence
+    parallelism)
 
-A pipeline's first rank holds pp micro-batches in flight (interleaving: 1 + (pp - 1) / (pp v) times as many); its last one
-holds the logits.
+A pipeline's first rank holds pp micro-batches in flight (interleaving: 1 + (pp - 1) / (pp v) times as many); its last
+one holds the logits.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Published speeds of other people's clusters, read from a CSV of one row a configuration.
 
 Columns: source, model, n_gpus, gpu, tp, pp, vpp, cp, dp_shard, dp_replicate, seq_len, global_batch_seqs, micro_batch,
-precision, act_ckpt, tflops_per_gpu, tok_s_gpu, mfu, peak_mem_gib, note. Any of them may be missing or empty: what can be
-told from the rest is told, and a row that stays unclear is skipped with its reason.
+precision, act_ckpt, tflops_per_gpu, tok_s_gpu, mfu, peak_mem_gib, note. Any of them may be missing or empty: what can
+be told from the rest is told, and a row that stays unclear is skipped with its reason.
 
 The measured speed is tokens/s where it is printed, since that needs no convention; else it comes from TFLOPS, else from
 MFU, with the FLOP convention that the note names (`full` where it names none: most projects use it).
@@ -10,8 +10,7 @@ MFU, with the FLOP convention that the note names (`full` where it names none: m
 
 import csv
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +69,9 @@ def read_published(path: Path) -> tuple[list[Published], list[tuple[int, str]]]:
         raise ConfigError([f"{path} is not a CSV in UTF-8: {error}"]) from error
     reader = csv.DictReader(text.splitlines())
     if missing := {"model", "n_gpus"} - set(reader.fieldnames or ()):
-        raise ConfigError([f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)])
+        raise ConfigError(
+            [f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)]
+        )
     rows: list[Published] = []
     skipped: list[tuple[int, str]] = []
     for cells in reader:

@@ -1,10 +1,11 @@
-"""The search: every layout that can be built and fits, timed, the best first, each with what keeps it from being faster.
+"""The search: every layout that can be built and fits, timed, the best first, with what keeps it from being faster.
 
 The space is small once it is bounded by what anyone would run: tensor parallelism inside a node, context parallelism
 that leaves a rank 2,048 tokens or more, powers of two and divisors. So all of it is tried; no heuristic decides.
 
-What Puna's trainer can do bounds it too: whole kv heads for every tensor rank, a model width that the sharding ranks divide, at
-least as many micro-batches as pipeline ranks (a multiple of them when interleaved), no pipeline with tied embeddings.
+What Puna's trainer can do bounds it too: whole kv heads for every tensor rank, a model width that the sharding ranks
+divide, at least as many micro-batches as pipeline ranks (a multiple of them when interleaved), no pipeline with tied
+embeddings.
 """
 
 import itertools
@@ -23,8 +24,8 @@ HEADROOM = 0.92
 """Share of a GPU's memory that a plan may fill: estimates of memory are off by some per cent."""
 
 _AXIS_COST, _PIECE_COST = 0.01, 0.002
-"""What each further kind of parallelism, and each further pipeline piece of a rank, must bring to be preferred: below the
-planner's own error, the simpler layout is the better advice."""
+"""What each further kind of parallelism, and each further pipeline piece of a rank, must bring to be preferred: below
+the planner's own error, the simpler layout is the better advice."""
 
 _RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 
@@ -34,7 +35,8 @@ class Found:
     """What a search saw.
 
     Attributes:
-        best: The fastest layouts that fit, the best first (of nearly equal ones the simpler); one for each set of degrees.
+        best: The fastest layouts that fit, the best first (of nearly equal ones the simpler); one for each set of
+        degrees.
         tried: Layouts that could be built.
         fitting: Of them, those that fit.
     """
@@ -93,13 +95,15 @@ def search(
         raise UsageError(
             f"no layout of {cluster} splits {sequences} sequences of {seq_len} tokens evenly"
             + (f" with {fixed}" if fixed else "")
-            + f". Give --batch-tokens as a multiple of {seq_len} tokens times a divisor or multiple of {cluster.n_gpus}."
+            + f". Give --batch-tokens as {seq_len} tokens times a divisor or multiple of {cluster.n_gpus}."
         )
     if not best:
         needed, work = smallest
         raise UsageError(
-            f"nothing fits {cluster} with {cluster.gpu.memory_gib:.0f} GiB a GPU: the smallest layout, {work.degrees} with "
-            f"recompute {work.recompute}, needs {needed:.0f} GiB. Use more GPUs, a shorter sequence, or cards with more memory."
+            f"nothing fits {cluster} with {cluster.gpu.memory_gib:.0f} GiB a GPU: the smallest layout, "
+            f"{work.degrees} with "
+            f"recompute {work.recompute}, needs {needed:.0f} GiB. Use more GPUs, a shorter sequence, or cards "
+            f"with more memory."
         )
     ranked = sorted(best.values(), key=_preference)
     return Found(tuple(ranked[:top]), tried, fitting)
@@ -122,8 +126,10 @@ def candidates(
             continue
         pieces = [1]
         if degrees.pp > 1:
-            per_stage = max(1, round((shape.n_layers + 2) / degrees.pp))
-            pieces += [v for v in (2, 3, 4, 5, 8, 10) if v <= per_stage]
+            # pieces of equal size: uneven ones wait for each other; embedding and head may stand for a layer each
+            layers = (shape.n_layers, shape.n_layers + 2)
+            even = [v for v in range(2, 21) if any(n % (degrees.pp * v) == 0 for n in layers)]
+            pieces += [v for v in even if degrees.pp * v <= shape.n_layers]
         for micro, stages, mode in itertools.product((1, 2, 4, 8, 16), pieces, _RECOMPUTE):
             if per_rank % micro:
                 continue

@@ -10,9 +10,9 @@ TFLOPS of different projects differ by up to a third for the same speed:
 with N without the input embedding and with the head, D the width of all query heads together.
 
 Sources: The Llama 3 Herd of Models (2407.21783), table 3; Llama 2 (2307.09288); MPT configs of llm-foundry; Efficient
-Large-Scale Language Model Training (2104.04473), table 1; Nemotron-4 (2402.16819, 2406.11704); GPT-3 (2005.14165); OLMo 2
-and 3 model cards. nanotron's sizes follow from their parameter counts: Llama shapes with as many kv heads as heads and
-131,072 tokens.
+Large-Scale Language Model Training (2104.04473), table 1; Nemotron-4 (2402.16819, 2406.11704); GPT-3 (2005.14165);
+OLMo 2 and 3 model cards. nanotron's sizes follow from their parameter counts: Llama shapes with as many kv heads as
+heads and 131,072 tokens.
 """
 
 import math
@@ -154,7 +154,7 @@ PUBLISHED: tuple[tuple[str, Shape], ...] = (
 """Dense models that others publish speeds of."""
 
 SPARSE = re.compile(
-    r"deepseek|mixtral|moe|[-_ ]a\d+(\.\d+)?b|gptoss|kimi|nemotron3|nemotronh|mamba|jamba|dbrx|grok|llama4|scout"
+    r"deepseek|mixtral|moe|[-_ ]a\d+(\.\d+)?b|gptoss|kimi|nemotron3(?!40b)|nemotronh|mamba|jamba|dbrx|grok|llama4|scout"
     r"|maverick|switch|\d+x\d+b|qwen3(next|30b|235b)|hybrid|glm45|minimax"
 )
 """Mixtures of experts and hybrids: the planner does not model them."""

@@ -4,7 +4,8 @@ A micro-batch costs compute plus what of its communication is not hidden:
 
     compute = products / (peak e) (1 + c ridge (1/M + 1/N + 1/K)) + attention / (peak e_a) + traffic / bandwidth + host
     exposed = s max(0, C - compute) + x min(C, compute)         for weights that FSDP moves every micro-batch
-    step    = (micro_batches + bubble) micro + once a step + optimizer, all times (1 + j log2(nodes)) and the stack's factor
+    step    = (micro_batches + bubble) micro + once a step + optimizer, all times (1 + j log2(nodes)) and the stack's
+    factor
 
 The second term of `compute` is the roofline of a matrix product in another form: bytes moved over FLOPs done is
 (1/M + 1/N + 1/K), and `ridge` turns it into time. Every function takes numbers or NumPy arrays of equal length.
@@ -144,7 +145,8 @@ def step_seconds(work: Workload, constants: Constants = FITTED) -> Breakdown:
 def breakdown(given: Row, k: Constants) -> Breakdown:
     """The formula of the file's head, for one row or arrays of rows."""
     a: Amounts = given.amounts
-    # a lower power limit slows the clock: by the cube root where voltage follows it, in proportion at the voltage's floor
+    # a lower power limit slows the clock: by the cube root where voltage follows it, in proportion at the voltage's
+    # floor
     clock = given.power**0.5 * k.ultra_speed**given.ultra
     rate = given.peak_low * np.asarray(k.product_efficiency)[given.product] * clock
     wide = 1 + k.product_roofline * a.ridge * a.product_penalty

@@ -2,15 +2,15 @@
 
 All amounts are those of the slowest pipeline rank. Per micro-batch: products of the blocks, of the head, attention,
 elementwise traffic, collectives of tensor, context and pipeline parallelism, and of FSDP where it gathers every time.
-Per step: gradient reduction, the optimizer. `step_time.py` turns amounts into seconds with the fitted constants; as both are
-plain arithmetic, the fit runs the same formulas over arrays of all published rows at once.
+Per step: gradient reduction, the optimizer. `step_time.py` turns amounts into seconds with the fitted constants; as
+both are plain arithmetic, the fit runs the same formulas over arrays of all published rows at once.
 
 Communication is given in seconds at the nominal bandwidth, since the link depends on who talks to whom: tensor
-parallelism lives inside a node where it fits, then context, then sharding; pipeline stages are furthest apart. A group with k
-members in each node has k network ports a node (and never more than NVLink).
+parallelism lives inside a node where it fits, then context, then sharding; pipeline stages are furthest apart. A group
+with k members in each node has k network ports a node (and never more than NVLink).
 
-Sources: 2205.05198, sections 4 and 5 (activations, sequence parallelism, recomputation); 2104.04473, section 2 (pipeline
-bubble); 2205.14135 (attention costs 2 products forward and 5 backward with recomputation inside the kernel).
+Sources: 2205.05198, sections 4 and 5 (activations, sequence parallelism, recomputation); 2104.04473, section 2
+(pipeline bubble); 2205.14135 (attention costs 2 products forward and 5 backward with recomputation inside the kernel).
 """
 
 import math
@@ -109,7 +109,9 @@ def amounts(work: Workload) -> Amounts:
         narrow_heads=max(0.0, 128 / shape.head_width - 1),
         repeat_product_flops=again[0] * product,
         repeat_attention_flops=again[1] * attention,
-        elementwise_bytes=(layers * _block_bytes(work, tokens) + heads * 12 * tokens * shape.vocab_size / degrees.tp / 3)
+        elementwise_bytes=(
+            layers * _block_bytes(work, tokens) + heads * 12 * tokens * shape.vocab_size / degrees.tp / 3
+        )
         * passes,
         score_bytes=scores,
         cast_bytes=0.0 if work.precision == "bf16" else layers * passes * _cast_bytes(work, tokens),
@@ -141,7 +143,8 @@ def stage_layers(work: Workload) -> tuple[float, float]:
         return (layers + 2) / pp, 0.0
     if layers % pieces == 0:
         return layers / pp, 1.0
-    return max(layers / pp, math.ceil(layers / pieces) * work.stages_per_rank), 0.0
+    each, more = divmod(layers, pieces)
+    return each * work.stages_per_rank + math.ceil(more / pp), 0.0
 
 
 def _product_penalty(work: Workload, tokens: float) -> float:

@@ -1,11 +1,12 @@
 """What `puna launch` writes: the files that start a recipe on a node, under Slurm, or on Kubernetes.
 
-All of them start one process a GPU with the variables that torch.distributed reads (RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR,
-MASTER_PORT), and start again what stopped: the same command resumes from its last checkpoint.
+All of them start one process a GPU with the variables that torch.distributed reads (RANK, LOCAL_RANK, WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT), and start again what stopped: the same command resumes from its last checkpoint.
 
 - `torchrun`: one node; torchrun restarts the group.
-- `slurm`: srun starts the processes itself, so that exit codes arrive: 75 (stopped, resumable) requeues the job; Slurm's
-  signal before the time limit makes the run save and end so. 2 and 3 (recipe, missing data) end it: no requeue helps.
+- `slurm`: srun starts the processes itself, so that exit codes arrive: 75 (stopped, resumable) requeues the job;
+  Slurm's signal before the time limit makes the run save and end so. 2 and 3 (recipe, missing data) end it: no requeue
+  helps.
 - `kubernetes`: an indexed Job with one pod a node, and a headless Service under which pod 0 is found.
 
 Sources: sbatch and srun manual pages (Slurm 24.05); Kubernetes Job reference (batch/v1), `completionMode: Indexed`.
@@ -24,9 +25,6 @@ from puna.core.errors import UsageError
 from puna.core.files import atomic_open
 
 Target = Literal["torchrun", "slurm", "kubernetes"]
-TRAINING = ("train", "sft", "dpo")
-"""Stages that run on several processes."""
-
 PORT = 29_500
 
 
@@ -78,12 +76,14 @@ class Job:
             raise UsageError(f"--gpus {self.gpus} with --gpus-per-node {self.gpus_per_node}: both must be 1 or more")
         if self.gpus % self.nodes:
             raise UsageError(
-                f"{self.gpus} GPUs do not fill {self.nodes} nodes of {self.gpus_per_node} evenly; give --gpus as a multiple "
+                f"{self.gpus} GPUs do not fill {self.nodes} nodes of {self.gpus_per_node} evenly; give --gpus "
+                f"as a multiple "
                 f"of {self.gpus_per_node}, or another --gpus-per-node"
             )
         if target == "torchrun" and self.nodes > 1:
             raise UsageError(
-                f"torchrun's file is for one node; {self.gpus} GPUs are {self.nodes} nodes of {self.gpus_per_node}. Use "
+                f"torchrun's file is for one node; {self.gpus} GPUs are {self.nodes} nodes of "
+                f"{self.gpus_per_node}. Use "
                 "--slurm or --kubernetes, or --gpus-per-node if the node is larger."
             )
 
@@ -112,7 +112,8 @@ def world_size(config: Any, gpus: int | None) -> int:
         return fixed
     if (-1 in degrees and gpus % fixed) or (-1 not in degrees and gpus != fixed):
         raise UsageError(
-            f"the recipe's degrees multiply to {fixed}{' times what is left' if -1 in degrees else ''}, --gpus is {gpus}. "
+            f"the recipe's degrees multiply to {fixed}{' times what is left' if -1 in degrees else ''}, --gpus "
+            f"is {gpus}. "
             "Change one of them, for example parallel.dp_shard=-1"
         )
     return gpus
@@ -187,7 +188,9 @@ exec torchrun --standalone --nproc-per-node {job.gpus} --max-restarts {job.resta
 
 def _slurm(job: Job) -> str:
     hours, minutes = divmod(round(job.hours * 60), 60)
-    optional = [f"#SBATCH --{key}={value}" for key, value in (("partition", job.partition), ("account", job.account)) if value]
+    optional = [
+        f"#SBATCH --{key}={value}" for key, value in (("partition", job.partition), ("account", job.account)) if value
+    ]
     head = "\n".join(
         [
             f"#SBATCH --job-name={job.name}",

@@ -60,7 +60,7 @@ class ModelChoice(Config):
 
 
 class ContextChoice(Config):
-    """How the context of a continued model changes. Rotary embeddings have no weights, so the weights stay as they are."""
+    """How the context of a continued model changes. Rotary embeddings have no weights: nothing else changes."""
 
     max_seq_len: int | None = Field(default=None, gt=0)
     """Longest context in tokens; none keeps the model's."""

@@ -22,8 +22,8 @@ from puna.planner import fit as fitting
 from puna.planner import goodput
 from puna.planner.constants import FITTED, as_code
 from puna.planner.estimate import Estimate
-from puna.planner.layout import Workload
 from puna.planner.hardware import Cluster, read_cluster
+from puna.planner.layout import Workload
 from puna.planner.published import Published, read_published
 from puna.planner.search import Found, reasons, search
 from puna.planner.shape import Shape, from_config, read_shape
@@ -88,7 +88,8 @@ def find_shape(model: str) -> Shape:
     shape = read_shape(model)
     if shape is None:
         raise UsageError(
-            f"model {model!r} is not known, or no dense transformer. Sizes are {', '.join(SIZES)}; a Hugging Face Llama "
+            f"model {model!r} is not known, or no dense transformer. Sizes are {', '.join(SIZES)}; a Hugging "
+            f"Face Llama "
             "folder or a published name such as llama2-13b will do too."
         )
     return shape
@@ -120,12 +121,14 @@ def plan(question: Question, *, write: Path | None, as_json: bool = False) -> Fo
         fixed=question.fixed,
     )
     best = found.best[0]
-    if not as_json:
-        _show(question, cluster, found)
     if write is not None:
-        _write_recipe(question, best, write, quiet=as_json)
+        _write_recipe(question, best, write)
     if as_json:
         console.write(json.dumps({"layouts": [as_object(e) for e in found.best], "tried": found.tried}) + "\n")
+        return found
+    _show(question, cluster, found)
+    if write is not None:
+        console.say(f"The first layout is in {write}; look at it with: puna show {write}")
     return found
 
 
@@ -182,9 +185,11 @@ def run_rows(best: Estimate) -> Sequence[str]:
     size = goodput.checkpoint_bytes(shape)
     return (
         "\nTFLOPS count half of the attention (causal), MFU all of it (full) over the 16-bit peak.",
-        f"Checkpoint: {console.short_bytes(size)}, {console.short_bytes(size / n)} a GPU, {stall:.2g} s of waiting each.",
+        f"Checkpoint: {console.short_bytes(size)}, {console.short_bytes(size / n)} a GPU, {stall:.2g} s of "
+        f"waiting each.",
         f"At Llama 3's rate of failures: one in {expected.hours_to_interruption:.3g} h; with a checkpoint every "
-        f"{console.short_time(expected.interval_seconds)} and restarts of 5 minutes, {expected.share:.1%} of the time counts.",
+        f"{console.short_time(expected.interval_seconds)} and restarts of 5 minutes, {expected.share:.1%} of "
+        f"the time counts.",
     )
 
 
@@ -207,7 +212,9 @@ def as_object(found: Estimate) -> dict[str, Any]:
         "memory_by_kind_gib": {
             name: getattr(found.memory, name) / 2**30 for name in type(found.memory).__dataclass_fields__
         },
-        "seconds_by_cause": {name: getattr(found.breakdown, name) for name in type(found.breakdown).__dataclass_fields__},
+        "seconds_by_cause": {
+            name: getattr(found.breakdown, name) for name in type(found.breakdown).__dataclass_fields__
+        },
         "traffic": [vars(traffic) for traffic in found.traffic],
         "reasons": reasons(found),
     }
@@ -218,7 +225,8 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
     work, name = best.work, size_name(question.model)
     lines = [
         f"# puna train {path}",
-        f"# {question.model} on {work.cluster}: {best.seconds:.3g} s a step, {best.tokens_per_second_gpu:,.0f} tokens/s a GPU, "
+        f"# {question.model} on {work.cluster}: {best.seconds:.3g} s a step, {best.tokens_per_second_gpu:,.0f} "
+        f"tokens/s a GPU, "
         f"{best.memory.total_gib:.0f} GiB a GPU expected.",
         "# Name your tokenizer (or start_from) and your shards.",
         "",
@@ -252,14 +260,14 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_recipe(question: Question, best: Estimate, path: Path, *, quiet: bool) -> None:
+def _write_recipe(question: Question, best: Estimate, path: Path) -> None:
     text = recipe_text(question, best, path)
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") != text:
-        raise UsageError(f"{path} is there with other content and was not written over. Use --write OTHER.toml or --no-write.")
+        raise UsageError(
+            f"{path} is there with other content and was not written over. Use --write OTHER.toml or --no-write."
+        )
     with atomic_open(path) as file:
         file.write(text)
-    if not quiet:
-        console.say(f"The first layout is in {path}; look at it with: puna show {path}")
 
 
 def evaluate_file(path: Path, *, as_json: bool = False) -> dict[str, Any]:

@@ -210,9 +210,7 @@ def _execute_on_many(
 ) -> Outcome | None:
     """One process of several. The first one keeps lineage and says whether there is work; the others only work."""
     if not stage.on_many:
-        raise UsageError(
-            f"`puna {stage.verb}` runs on one process, {console.processes()} were started. Omit torchrun."
-        )
+        raise UsageError(f"`puna {stage.verb}` runs on one process, {console.processes()} were started. Omit torchrun.")
     from puna.train import parallel
 
     parallel.join()
