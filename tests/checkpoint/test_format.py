@@ -15,8 +15,10 @@ from puna.checkpoint.format import (
     read_weights,
     resolve,
     save_model,
+    write_side,
 )
-from puna.checkpoint.store import CheckpointStore
+from puna.checkpoint.logical import logical, segments_of
+from puna.checkpoint.store import CheckpointStore, Snapshot
 from puna.core import files
 from puna.core.errors import CorruptError, MissingError, PunaError, UsageError
 
@@ -67,9 +69,10 @@ def test_loading_gives_the_same_bits_in_memory_of_its_own(folder):
 
 def test_a_run_folder_stands_for_its_model_and_before_that_for_its_newest_whole_checkpoint(tmp_path):
     run, model = tmp_path / "run", tiny_model()
-    store = CheckpointStore(run / "checkpoints", keep_last=9)
+    store = CheckpointStore(run / "checkpoints")
+    weights = logical(dict(model.named_parameters()), segments_of(model.config))
     for step in (10, 20):
-        store.save(step, lambda target: save_model(target / "x", model, model.config) and _lift(target), n_bytes=1)
+        store.save(step, Snapshot(weights), side=lambda f: _side(f, model.config), wait=True)
     assert resolve(run).folder == store.path(20)
     assert resolve(run / "checkpoints").folder == store.path(20)
     (store.path(20) / "config.json").write_text("{}")
@@ -79,10 +82,8 @@ def test_a_run_folder_stands_for_its_model_and_before_that_for_its_newest_whole_
     assert load_config(run) == tiny_config()
 
 
-def _lift(target):
-    for path in (target / "x").iterdir():
-        path.rename(target / path.name)
-    (target / "x").rmdir()
+def _side(folder, config):
+    write_side(folder, config, tokenizer=None, card=None, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "empty", "file.gguf"])

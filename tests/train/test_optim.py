@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from puna.core.errors import CorruptError
 from puna.train.optim import (
     OptimConfig,
+    begin_optimizer_state,
     build_optimizer,
     optimizer_tensors,
-    restore_optimizer,
     scale_and_clip,
     set_rate,
 )
@@ -90,7 +89,10 @@ def test_a_restored_optimizer_makes_the_same_next_step_bit_by_bit():
     second = tiny_model(seed=1)
     second.load_state_dict(first.state_dict())
     fresh = build_optimizer(second.named_parameters(), OptimConfig())
-    restore_optimizer(fresh, {k: v.clone() for k, v in optimizer_tensors(optimizer).items()})
+    begin_optimizer_state(fresh, lambda name: True)
+    for kind, tensors in optimizer_tensors(fresh).items():
+        for name, tensor in tensors.items():
+            tensor.copy_(optimizer_tensors(optimizer)[kind][name])
     for each in (optimizer, fresh):
         set_rate(each, 1e-3)
     steps(first, optimizer, 2, seed=1)
@@ -98,10 +100,12 @@ def test_a_restored_optimizer_makes_the_same_next_step_bit_by_bit():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_a_state_of_other_parameters_is_refused():
+def test_a_parameter_that_never_had_a_gradient_gets_no_state():
     model = tiny_model()
     optimizer = build_optimizer(model.named_parameters(), OptimConfig())
-    with pytest.raises(CorruptError, match="names ghost/exp_avg"):
-        restore_optimizer(optimizer, {"ghost/exp_avg": torch.ones(1)})
-    with pytest.raises(CorruptError, match=r"norm\.weight does not fit"):
-        restore_optimizer(optimizer, {f"norm.weight/{k}": torch.ones(3) for k in ("step", "exp_avg", "exp_avg_sq")})
+    begin_optimizer_state(optimizer, lambda name: name == "norm.weight")
+    found = optimizer_tensors(optimizer)
+    assert {kind: list(tensors) for kind, tensors in found.items()} == {
+        kind: ["norm.weight"] for kind in ("step", "exp_avg", "exp_avg_sq")
+    }
+    assert optimizer.state[model.norm.weight]["exp_avg"].shape == model.norm.weight.shape

@@ -8,10 +8,13 @@
     checksums.json            the seal
 
 A path may be such a folder, whoever made it; a run folder, which stands for its finished `model/` or else its newest
-whole checkpoint; or Meta's layout (`meta.py`). Weights are copied tensor by tensor out of mapped files into place.
+whole checkpoint; or Meta's layout (`meta.py`). A checkpoint that many ranks wrote has its weights in pieces and a
+`layout.json`; it is read all the same (`tensors.py`). Weights are read tensor by tensor into place, and `export`
+streams a model of any size from one folder into another through a few MiB.
 """
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,8 +25,10 @@ from torch import Tensor
 from puna.checkpoint import card as cards
 from puna.checkpoint import huggingface, meta
 from puna.checkpoint.card import Card
-from puna.checkpoint.store import CheckpointStore, write_whole
+from puna.checkpoint.finding import newest_whole
+from puna.checkpoint.safetensors_file import Entry, Written
 from puna.checkpoint.tensors import TensorReader, dtype_name, write_sharded
+from puna.checkpoint.whole import write_whole
 from puna.core.errors import CorruptError, MissingError, PunaError
 from puna.core.files import is_sealed, need_free_space, read_json, write_json
 from puna.lineage import artifact
@@ -68,7 +73,7 @@ def resolve(path: Path | str) -> Found:
         if (folder / "params.json").is_file():
             return Found(folder, "meta")
     for folder in (path, path / "checkpoints"):
-        latest = CheckpointStore(folder).latest()
+        latest = newest_whole(folder)
         if latest is not None:
             return Found(latest, "huggingface")
     raise MissingError(
@@ -157,8 +162,7 @@ def _read_state(
                 f"{reader.path(parts[0].name)}: {parts[0].name} has dtype {tensors[0].dtype}: not a float type"
             )
         whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        # copy=True: nothing may go on living in the mapped file
-        yield ours, whole.to(device=device, dtype=dtype or tensors[0].dtype, copy=len(tensors) == 1)
+        yield ours, whole.to(device=device, dtype=dtype or tensors[0].dtype)
 
 
 def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, *, where: Path) -> None:
@@ -271,9 +275,35 @@ def write_content(
     card: Card | None,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
-) -> None:
-    """Write all files of a checkpoint but the seal into a folder that exists. Arguments as in `save_model`."""
+) -> dict[str, Written]:
+    """Write all files of a model but the seal into a folder that exists, and return the checksums of the weights.
+
+    Arguments as in `save_model`.
+    """
     dtype = dtype or model.dtype
+    write_side(folder, config, tokenizer=tokenizer, card=card, dtype=dtype)
+    state = model.state_dict()
+    parts = {
+        part.name: piece for ours, parts in huggingface.tensor_map(config) for part, piece in _cut(state[ours], parts)
+    }
+    return write_sharded(
+        folder,
+        [Entry(name, dtype, tuple(piece.shape)) for name, piece in parts.items()],
+        lambda name: [parts[name].to(device="cpu", dtype=dtype)],
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def write_side(
+    folder: Path, config: ModelConfig, *, tokenizer: Tokenizer | None, card: Card | None, dtype: torch.dtype
+) -> None:
+    """Write the files beside the weights: config, tokenizer, how an answer ends, the card.
+
+    Arguments as in `save_model`.
+
+    Raises:
+        PunaError: The tokenizer has more tokens than the model.
+    """
     ends: tuple[int, ...] = ()
     ids: dict[str, int] = {}
     if tokenizer is not None:
@@ -290,12 +320,68 @@ def write_content(
             {"bos_token_id": special.bos, "eos_token_id": list(ends), "pad_token_id": special.pad},
         )
     write_json(folder / "config.json", huggingface.to_json(config, dtype=dtype_name(dtype), eos=ends, **ids))
-    write_sharded(folder, _parts(model.state_dict(), config, dtype), max_shard_bytes=max_shard_bytes)
     (folder / "README.md").write_text(cards.render(card or Card(), config, dtype=dtype_name(dtype)), encoding="utf-8")
 
 
-def _parts(state: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    for ours, parts in huggingface.tensor_map(config):
-        pieces = state[ours].detach().split([part.rows for part in parts])
-        for part, piece in zip(parts, pieces, strict=True):
-            yield part.name, piece.to(device="cpu", dtype=dtype)
+def _cut(fused: Tensor, parts: Sequence[huggingface.Part]) -> Iterator[tuple[huggingface.Part, Tensor]]:
+    return zip(parts, fused.detach().split([part.rows for part in parts]), strict=True)
+
+
+def export(
+    source: Path | str,
+    out: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    progress: Callable[[int], None] = lambda n_bytes: None,
+) -> ModelConfig:
+    """Write the model at a path as a sealed Hugging Face folder without ever holding it: a block of rows at a time.
+
+    Args:
+        source: See `resolve`; a folder with safetensors, in one piece or many.
+        out: The folder; it is new or empty.
+        dtype: Of the weights; None keeps each tensor's.
+        max_shard_bytes: Limit of one weights file.
+        progress: Is told of bytes that were written.
+
+    Returns:
+        The model's shape.
+
+    Raises:
+        PunaError: As `load_model`; or the disk is too small.
+    """
+    found, out = resolve(source), Path(out)
+    if found.layout == "meta":
+        model, config = load_model(source, dtype=dtype)
+        save_model(out, model, config, tokenizer=_tokenizer_in(found.folder), max_shard_bytes=max_shard_bytes)
+        return config
+    config = _read_config(found.folder)
+    if is_sealed(found.folder):
+        artifact.check(found.folder)
+    with TensorReader.of_folder(found.folder) as reader:
+        check_shapes({name: reader.shape(name) for name in reader}, config, where=found.folder)
+        names = [part.name for _, parts in huggingface.tensor_map(config) for part in parts]
+        entries = [Entry(name, dtype or reader.dtype(name), reader.shape(name)) for name in names]
+        need_free_space(out, sum(entry.nbytes for entry in entries) + (64 << 20))
+
+        def blocks(name: str) -> Iterator[Tensor]:
+            for block in reader.blocks(name):
+                block = block if dtype is None else block.to(dtype)
+                yield block
+                progress(block.nbytes)
+            reader.forget()
+
+        def write(folder: Path) -> dict[str, Written]:
+            kind = dtype or reader.dtype(names[0])
+            write_side(folder, config, tokenizer=_tokenizer_in(found.folder), card=Card(name=out.name), dtype=kind)
+            if dtype is None and (found.folder / "README.md").is_file():  # it knows what the model was made from
+                shutil.copyfile(found.folder / "README.md", folder / "README.md")
+            return write_sharded(folder, entries, blocks, max_shard_bytes=max_shard_bytes)
+
+        write_whole(out, write, kind="checkpoint")
+    return config
+
+
+def _tokenizer_in(folder: Path) -> Tokenizer | None:
+    there = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return load_tokenizer(folder) if there else None

@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from puna.checkpoint.store import write_whole
+from puna.checkpoint.whole import write_whole
 from puna.core.errors import CorruptError, MissingError, PunaError
 from puna.core.files import read_json, write_json
 from puna.model.config import ModelConfig, RopeScaling

@@ -47,16 +47,18 @@ def hf_command(path: str, out: str, dtype: str | None, max_shard_gib: float) -> 
     """Write a Hugging Face folder.
 
     Safetensors, sharded with an index when large, beside config and tokenizer: what transformers, vLLM and llama.cpp's
-    converter read.
+    converter read. The model is streamed a few rows at a time, so its size is no matter; a run's newest checkpoint will
+    do, in whatever layout it was trained.
     """
     _refuse_used_folder(out)
     import torch
 
-    from puna.checkpoint.format import load_model, load_tokenizer, save_model
+    from puna.checkpoint.format import export
     from puna.core import console
 
-    model, config = load_model(path, dtype=getattr(torch, dtype) if dtype else None)
-    save_model(out, model, config, tokenizer=load_tokenizer(path), max_shard_bytes=int(max_shard_gib * 2**30))
+    config = export(
+        path, out, dtype=getattr(torch, dtype) if dtype else None, max_shard_bytes=int(max_shard_gib * 2**30)
+    )
     console.say(f"{out} is written: {config.parameters():,} parameters")
 
 

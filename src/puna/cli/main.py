@@ -38,6 +38,7 @@ VERBS = {
     "report": "Write the report page of a run.",
     "chat": "Talk to a model in the terminal.",
     "serve": "Serve a model: OpenAI-compatible API and a chat page.",
+    "checkpoints": "List and verify the checkpoints of a run.",
     "export": "Write a model in another format.",
     "doctor": "Say what this machine can do and what is missing.",
 }

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,21 +114,25 @@ def _content_files(folder: Path) -> list[Path]:
     return found
 
 
-def seal(folder: Path | str, *, kind: str) -> str:
+def seal(folder: Path | str, *, kind: str, known: Mapping[str, tuple[str, int]] | None = None) -> str:
     """Write `checksums.json` over every file of a finished artifact.
 
     Args:
         folder: The artifact.
         kind: What it is: `"tokenizer"`, `"corpus"`, `"shards"`, `"checkpoint"`.
+        known: SHA-256 and size of files that were hashed when they were written, by relative path; they need not be
+            here (another machine may hold them), and are not read again.
 
     Returns:
         The artifact's fingerprint: SHA-256 of the seal.
     """
     folder = Path(folder)
     remove_temporaries(folder)
-    files = {
-        p.relative_to(folder).as_posix(): {"sha256": sha256_file(p), "bytes": p.stat().st_size}
+    files = {name: {"sha256": sha, "bytes": size} for name, (sha, size) in (known or {}).items()}
+    files |= {
+        name: {"sha256": sha256_file(p), "bytes": p.stat().st_size}
         for p in _content_files(folder)
+        if (name := p.relative_to(folder).as_posix()) not in files
     }
     write_json(folder / SEAL, {"kind": kind, "files": files})
     return sha256_file(folder / SEAL)

@@ -19,6 +19,7 @@ _NAMES = (
     "save_every_seconds",
     "keep_last",
     "keep_every_steps",
+    "tiers",
     "device",
     "threads",
 )
@@ -145,6 +146,7 @@ def cost_rows(
         ("FLOPs per token", f"{console.short_number(causal)} causal, {console.short_number(full)} full attention"),
         ("FLOPs in all", f"{tokens * causal:.3g} (causal)"),
         ("memory, about", room),
+        ("memory to save behind", f"{console.short_bytes(checkpoint)}, else saving holds up training"),
         ("disk, about", console.short_bytes(checkpoint * (train.keep_last + 1))),
         ("time, about", f"{console.short_time(seconds)} {pace}"),
     ]

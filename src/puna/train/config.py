@@ -1,11 +1,33 @@
 """The settings of the training loop. They mean the same to pretraining, SFT and DPO."""
 
+from pathlib import Path
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from puna.core.config import Config
 from puna.train.machine import DeviceChoice, Precision
 from puna.train.optim import OptimConfig
 from puna.train.schedule import ScheduleConfig
+
+
+class TiersConfig(Config):
+    """Where checkpoints are kept beside the run folder, and how training waits for them."""
+
+    saving: Literal["auto", "always", "never"] = "auto"
+    """auto: copy the state in memory and write behind training, if memory for the copy is free; always; never."""
+    local: Path | None = None
+    """Folder on each machine's own disk, for runs on several machines; the run folder then has no checkpoints."""
+    replicas: int = Field(default=1, ge=0)
+    """With local: further machines that keep a copy of each file."""
+    durable: str = ""
+    """Storage that outlives the machines, as fsspec names it (s3://bucket/run); empty: none."""
+    durable_every_seconds: float = Field(default=3600.0, ge=0.0)
+    """Shortest time between two uploads; 0 uploads every checkpoint."""
+    durable_keep_last: int = Field(default=3, ge=1)
+    """Newest checkpoints that are kept there."""
+    durable_keep_every_steps: int = Field(default=0, ge=0)
+    """Checkpoints at multiples of this are kept there for good; 0 keeps none for that."""
 
 
 class TrainConfig(Config):
@@ -31,6 +53,8 @@ class TrainConfig(Config):
     """Newest checkpoints that are kept."""
     keep_every_steps: int = Field(default=0, ge=0)
     """Checkpoints at multiples of this are kept for good; 0 keeps none for that."""
+    tiers: TiersConfig = TiersConfig()
+    """Further places for checkpoints."""
     device: DeviceChoice = "auto"
     """Where to train: auto takes CUDA when it is there."""
     precision: Precision = "auto"

@@ -115,7 +115,7 @@ def train(
     clock = Clock(run.checkpoints, step=state.step, writes=worker.speaks)
     log = _Log(run, config, worker, clock, state)
     model.train()
-    with StopRequest() as stop:
+    with StopRequest() as stop, saver:
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
             outputs = worker.backward(loss, batches, config.accumulation)
@@ -127,7 +127,10 @@ def train(
                 weights.gradients(), count=count, clip_norm=config.optim.clip_norm, norm_of_sum=figures.norm
             )
             if not (math.isfinite(loss_sum) and math.isfinite(norm)):
-                raise _not_finite(saver.save(state, clock, at=before), state.step + 1, loss_sum / count, norm)
+                error = _not_finite(saver.path(state), state.step + 1, loss_sum / count, norm)
+                saver.save(state, clock, at=before, wait=True)
+                saver.failed(str(error))
+                raise error
             rate = config.optim.lr * rate_factor(state.step, steps=config.steps, config=config.schedule)
             set_rate(optimizer, rate)
             optimizer.step()
@@ -150,7 +153,7 @@ def train(
             if ranks is None:
                 asked_to_stop = stop.requested  # alone, it may still be heard
             if last or asked_to_stop or is_due:
-                folder = saver.save(state, clock, at=saver.place())
+                folder = saver.save(state, clock, at=saver.place(), wait=last or asked_to_stop)
                 if asked_to_stop and not last:
                     raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
     held_out = _figures(evaluate, model) if evaluate else {}

@@ -8,7 +8,7 @@ PyTorch's fused kernel does this in one pass over memory, on CPU and CUDA.
 Source: Decoupled weight decay (1711.05101), algorithm 2; betas and decay as open Llama recipes use them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from puna.core.config import Config
-from puna.core.errors import CorruptError
 
 
 class OptimConfig(Config):
@@ -86,34 +85,28 @@ def scale_and_clip(
     return norm
 
 
-def optimizer_tensors(optimizer: AdamW) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step`."""
-    return {
-        f"{name}/{key}": value
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["param_names"], group["params"], strict=True)
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def restore_optimizer(optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Set the state to what `optimizer_tensors` gave.
-
-    Raises:
-        CorruptError: It belongs to other parameters.
-    """
-    found = dict(tensors)
+def optimizer_tensors(optimizer: AdamW) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's state by kind (`exp_avg`, `exp_avg_sq`, `step`) and parameter name; not copies."""
+    found: dict[str, dict[str, Tensor]] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            state = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                value = found.pop(f"{name}/{key}", None)
-                if value is not None:
-                    state[key] = value.to(parameter.device) if key != "step" or parameter.is_cuda else value
-            if not state:
-                continue  # a parameter that never had a gradient
-            if len(state) != 3 or state["exp_avg"].shape != parameter.shape:
-                raise CorruptError(f"the optimizer state of {name} does not fit the model")
-            optimizer.state[parameter] = state
-    if found:
-        raise CorruptError(f"the optimizer state names {sorted(found)[0]}, which the model does not have")
+            for kind, value in optimizer.state.get(parameter, {}).items():
+                found.setdefault(kind, {})[name] = value
+    return found
+
+
+def begin_optimizer_state(optimizer: AdamW, has_state: Callable[[str], bool]) -> None:
+    """Make the state that AdamW makes at its first step, so that a checkpoint can be loaded into it.
+
+    Args:
+        optimizer: Before its first step.
+        has_state: Whether a parameter, by name, had a gradient before; the others get no state.
+    """
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            if has_state(name):
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }

@@ -1,15 +1,17 @@
 """Saving and resuming a run: between the loop's objects and the checkpoint store.
 
 What a checkpoint of step n holds makes step n + 1 come out bit by bit as if nothing had happened: weights, optimizer
-moments, where the batches stand, PyTorch's random states, and the open log window. A part of the model that the
-checkpoint's layout has no place for (a critic) is kept with the training state.
+moments, where the batches stand, PyTorch's random states, and the open log window. Tensors are saved and loaded under
+their logical names (`checkpoint/logical.py`), in place, so another layout or another precision can go on with them. A
+part of the model that no other tool knows (a critic) is kept with the training state.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +19,15 @@ from torch.optim import AdamW
 
 from puna.checkpoint import train_state
 from puna.checkpoint.card import Card
-from puna.checkpoint.format import read_weights, save_model, write_content
-from puna.checkpoint.store import CheckpointStore
+from puna.checkpoint.durable import DurableTier
+from puna.checkpoint.format import check_fits, load_config, save_model, write_side
+from puna.checkpoint.layout import STATE
+from puna.checkpoint.logical import logical, logical_names, segments_of
+from puna.checkpoint.retention import Retention
+from puna.checkpoint.store import CheckpointStore, Snapshot
 from puna.checkpoint.train_state import TrainState
 from puna.core import console
+from puna.core.config import fingerprint
 from puna.core.errors import UsageError
 from puna.core.files import need_free_space
 from puna.core.run_folder import RunFolder
@@ -28,14 +35,12 @@ from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
-from puna.train.optim import optimizer_tensors, restore_optimizer
+from puna.train.optim import begin_optimizer_state, optimizer_tensors
 from puna.train.solo import Batches, Worker
-
-T = TypeVar("T")
 
 
 class Saver:
-    """Saves and resumes one run.
+    """Saves and resumes one run; a context manager that finishes what runs behind training.
 
     Args:
         run: Its folder.
@@ -60,8 +65,10 @@ class Saver:
     ) -> None:
         self._run, self._config, self._worker, self._weights = run, config, worker, worker.weights
         self._optimizer, self._batches, self._tokenizer, self._card = optimizer, batches, tokenizer, card
-        self._store = CheckpointStore(run.checkpoints, keep_last=config.keep_last, keep_every=config.keep_every_steps)
-        self._saved_step, self._saved_at = -1, time.monotonic()
+        self._segments = segments_of(worker.weights.model.config)
+        self._settings = fingerprint(config)
+        self._store = _store(run, config)
+        self._saved_step, self._saved_at, self._prepared = -1, time.monotonic(), False
 
     def resume(self) -> TrainState:
         """Go to the newest whole checkpoint, or stay at the beginning.
@@ -69,28 +76,22 @@ class Saver:
         Raises:
             PunaError: The checkpoint is of another model; all are damaged; or the disk cannot hold one more.
         """
-        speaks = self._worker.speaks
-        folder = self._worker.same(self._alone(self._store.latest) if speaks else None)
+        folder = self._store.latest(settings=self._settings)
         if folder is None:
-            if speaks:
-                self._alone(lambda: need_free_space(self._run.path, self._bytes()))
+            need_free_space(self._run.path, self._bytes())
+            if self._worker.speaks:
                 self._run.keep_metrics(lambda record: False)
             return TrainState()
-        self._weights.fill(read_weights(folder, self._weights.model.config))
-        state = train_state.read(folder)
-        train_state.restore_extras(self._weights.model, state.group("extra"))
-        self._weights.restore(state.group("master"))
-        restore_optimizer(self._optimizer, self._weights.own_state(state.group("optimizer")))
+        check_fits(load_config(folder), self._weights.model.config, where=folder)
+        state = self._load(folder)
         if state.step > self._config.steps:
             raise UsageError(
                 f"{folder} has {state.step} steps, the recipe asks for {self._config.steps}. Set "
                 f"train.steps={state.step} or more, or begin again with --fresh."
             )
         self._batches.restore(state.batches)
-        train_state.restore_random_states(state.group("rng"))
-        state.tensors = {}
         ended = state.step == self._config.steps  # then the last evaluation is made again
-        if speaks:
+        if self._worker.speaks:
             self._run.keep_metrics(
                 lambda r: r["step"] < state.step + (0 if ended and r.get("kind") == "evaluation" else 1)
             )
@@ -101,46 +102,83 @@ class Saver:
         )
         return state
 
+    @torch.no_grad()
+    def _load(self, folder: Path) -> TrainState:
+        """Fill weights, masters, optimizer and random generators from a checkpoint."""
+        names = self._store.names(folder)
+        stepped, frozen = self._weights.named, self._parameters()
+        first_part = {name: logical_names(name, self._segments)[0] for name in stepped}
+        begin_optimizer_state(self._optimizer, lambda name: f"{STATE}optimizer/{first_part[name]}/step" in names)
+        own, state = {}, self._optimizer_pieces()
+        if any(name.startswith(f"{STATE}master/") for name in names):
+            state |= self._logical(stepped, "master/{}")
+            own = {name: p for name, p in frozen.items() if name not in stepped}
+        else:
+            own = {**frozen, **stepped}
+        weights, more = self._by_room(own)
+        random = {name: t for name, t in train_state.random_states().items() if f"{STATE}{name}" in names}
+        snapshot = Snapshot(weights, {**state, **more, **logical(random, {})})
+        values = self._store.load(folder, snapshot)
+        self._weights.publish()
+        train_state.restore_random_states(random)
+        return TrainState.of(values)
+
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint shall be saved after this step."""
-        config = self._config
+        """Whether a checkpoint shall be saved after this step. Well before one is, its buffers are made ready."""
+        config, waited = self._config, time.monotonic() - self._saved_at
         by_steps = config.save_every_steps and step % config.save_every_steps == 0
-        by_time = config.save_every_seconds and time.monotonic() - self._saved_at >= config.save_every_seconds
+        by_time = config.save_every_seconds and waited >= config.save_every_seconds
+        half_way = (config.save_every_steps and 2 * (step % config.save_every_steps) >= config.save_every_steps) or (
+            config.save_every_seconds and 2 * waited >= config.save_every_seconds
+        )
+        if half_way and not self._prepared:
+            self._prepared = True
+            self._store.prepare(self._snapshot(TrainState(), train_state.random_states()))
         return bool(by_steps or by_time)
 
     def place(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Where batches and random generators stand now; small."""
         return self._batches.state(), train_state.random_states()
 
-    def save(self, state: TrainState, clock: Clock, *, at: tuple[dict[str, Any], dict[str, Tensor]]) -> Path:
+    def path(self, state: TrainState) -> Path:
+        """Where the checkpoint of this state lies or will lie."""
+        return self._store.path(state.step)
+
+    def save(
+        self, state: TrainState, clock: Clock, *, at: tuple[dict[str, Any], dict[str, Tensor]], wait: bool = False
+    ) -> Path:
         """Save a checkpoint of the weights as they are, unless this step has one.
 
         Args:
             state: Of the run.
             clock: Is written with it.
             at: From `place`, when the step ended.
+            wait: Until it is on disk; else only until the state is copied.
+
+        Raises:
+            PunaError: With `wait`: it cannot be saved. Without: the third save in a row failed.
         """
         folder = self._store.path(state.step)
         if state.step == self._saved_step:
-            return folder
+            if wait:
+                self._store.wait()
+            if not wait or folder.exists():
+                return folder
         batches, random = at
-        tensors = dict(self._optimizer_tensors())
-        tensors |= {f"master/{name}": t for name, t in self._weights.masters.items()}
-        full = replace(state, batches=batches, tensors=tensors | random)
-        model = self._whole_model()
-        full.tensors |= {f"extra/{name}": t for name, t in train_state.extras(self._weights.model).items()}
+        model = self._weights.model
 
-        def write(target: Path) -> None:
-            write_content(target, model, model.config, tokenizer=self._tokenizer, card=self._card)
-            train_state.write(target, full)
+        def side(target: Path) -> None:
+            dtype = model.dtype
+            write_side(target, model.config, tokenizer=self._tokenizer, card=self._card, dtype=dtype)
 
-        if self._worker.speaks:
-            n_bytes = self._bytes()
-            self._alone(lambda: self._store.save(state.step, write, n_bytes=n_bytes))
-        self._worker.same(None)  # nobody goes on before it is written
+        self._store.save(state.step, self._snapshot(replace(state, batches=batches), random), side=side, wait=wait)
         self._saved_step, self._saved_at = state.step, time.monotonic()
         clock.write(saved_step=state.step)
         return folder
+
+    def failed(self, reason: str) -> None:
+        """Note that the run failed in a way that its checkpoint may be the reason of."""
+        self._store.failed(reason, self._settings)
 
     def finish(self, facts: Mapping[str, str]) -> str:
         """Write the finished model into the run's `model/` and return its fingerprint."""
@@ -148,18 +186,12 @@ class Saver:
         card = replace(self._card, facts={**self._card.facts, **facts})
         fingerprint = ""
         if self._worker.speaks:
-            fingerprint = self._alone(
-                lambda: save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
-            )
+            try:
+                fingerprint = save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
+            except Exception:
+                self._worker.abandon()
+                raise
         return self._worker.same(fingerprint)
-
-    def _alone(self, work: Callable[[], T]) -> T:
-        """Do what the first process does for all; its failure ends all of them."""
-        try:
-            return work()
-        except Exception:
-            self._worker.abandon()
-            raise
 
     def _whole_model(self) -> Transformer:
         """The model with all its weights, on the process that speaks."""
@@ -172,20 +204,59 @@ class Saver:
             model.load_state_dict(found, assign=True)
         return model
 
-    def _optimizer_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The optimizer's state, whole, on the process that speaks."""
-        own = optimizer_tensors(self._optimizer)
-        if self._worker.processes == 1:
-            yield from ((f"optimizer/{name}", tensor) for name, tensor in own.items())
-            return
-        steps = [tensor for name, tensor in own.items() if name.endswith("/step")]
-        for suffix in ("/exp_avg", "/exp_avg_sq") if steps else ():
-            for name, tensor in self._worker.whole_tensors(own, suffix):
-                if tensor is not None:
-                    yield f"optimizer/{name}", tensor
-                    yield f"optimizer/{name.removesuffix(suffix)}/step", steps[0].cpu().clone()
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, KeyboardInterrupt):  # the second Ctrl-C waits for nothing
+            self._store.close()
+
+    def _snapshot(self, state: TrainState, random: Mapping[str, Tensor]) -> Snapshot:
+        weights, more = self._by_room(self._parameters())
+        masters = self._logical(self._weights.masters, "master/{}")
+        return Snapshot(weights, {**self._optimizer_pieces(), **masters, **more, **logical(random, {})}, state.values())
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return dict(self._weights.held)
+
+    def _by_room(self, parameters: Mapping[str, Tensor]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Weights of a Llama model, and those that no other tool knows, which go with the training state."""
+        known = {name: p for name, p in parameters.items() if name in self._segments}
+        more = {name: p for name, p in parameters.items() if name not in self._segments}
+        return self._logical(known, "{}"), logical(more, {}, pattern="own/{}")
+
+    def _logical(self, tensors: Mapping[str, Tensor], pattern: str) -> dict[str, Any]:
+        return logical(tensors, self._segments, pattern=pattern, of=self._weights.pieces)
+
+    def _optimizer_pieces(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for kind, tensors in optimizer_tensors(self._optimizer).items():
+            shaped = {name: t for name, t in tensors.items() if t.dim()}
+            found |= self._logical(shaped, f"optimizer/{{}}/{kind}")
+            for name, value in tensors.items():
+                if not value.dim():  # one number for all rows
+                    parts = logical_names(name, self._segments)
+                    found |= {f"optimizer/{part}/{kind}": logical({part: value}, {})[part] for part in parts}
+        return found
 
     def _bytes(self) -> int:
         """About what one checkpoint takes: weights, masters, two moments, and a little."""
         parameters, size = self._weights.model.config.parameters(), self._weights.model.dtype.itemsize
         return parameters * (size + 8 + (4 if self._weights.masters else 0)) + (8 << 20)
+
+
+def _store(run: RunFolder, config: TrainConfig) -> CheckpointStore:
+    tiers, durable = config.tiers, None
+    if tiers.durable:
+        kept = Retention(tiers.durable_keep_last, tiers.durable_keep_every_steps)
+        durable = DurableTier(tiers.durable, every_seconds=tiers.durable_every_seconds, retention=kept)
+    return CheckpointStore(
+        tiers.local or run.checkpoints,
+        retention=Retention(config.keep_last, config.keep_every_steps),
+        node_local=tiers.local is not None,
+        replicas=tiers.replicas,
+        durable=durable,
+        asynchronous=tiers.saving,
+    )

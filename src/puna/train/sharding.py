@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from puna.core.errors import CorruptError
+from puna.checkpoint.pieces import Chunk, Pieces
 from puna.model.config import ModelConfig
 from puna.model.split import Split, take_part, tensor_part, whole_shape
 from puna.model.transformer import Transformer
@@ -81,14 +81,30 @@ class ShardedWeights:
         """This process's box of a whole parameter, or of another tensor of its shape."""
         return self.narrow(name, take_part(whole, name, self.config, self._splits[name]))
 
-    def own_state(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """This process's shards of an optimizer's whole state."""
-        found = {}
-        for key, tensor in tensors.items():
-            name = key.rpartition("/")[0]
-            if name in self.named:
-                found[key] = self.shard_of(name, tensor).clone() if tensor.dim() else tensor
-        return found
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """All parameters that this process holds."""
+        return self.named
+
+    def pieces(self, name: str, tensor: Tensor) -> Pieces:
+        """The boxes of a whole parameter that a shard of it, or a tensor of that shape, is."""
+        shape, axis = whole_shape(name, self.config), width_axis(name)
+        dealt = tensor_part(name, self.config, self._splits[name])
+        along = shape[axis] // self._ranks
+        if dealt is None or dealt[0] == axis:  # FSDP's axis is never tensor parallelism's
+            assert dealt is None, f"{name} is dealt out twice along {axis}"
+            offsets = [0] * len(shape)
+            offsets[axis] = self._rank * along
+            return Pieces(shape, tensor.dtype, (Chunk(tuple(offsets), tensor),))
+        dimension, slices = dealt
+        chunks, start = [], 0
+        for piece in slices:
+            n = piece.stop - piece.start
+            offsets = [0, 0]
+            offsets[dimension], offsets[axis] = piece.start, self._rank * along
+            chunks.append(Chunk(tuple(offsets), tensor.narrow(dimension, start, n)))
+            start += n
+        return Pieces(shape, tensor.dtype, tuple(chunk for chunk in chunks if chunk.tensor.numel()))
 
     def narrow(self, name: str, part: Tensor) -> Tensor:
         """This process's box of its tensor-parallel part."""
@@ -101,15 +117,6 @@ class ShardedWeights:
     def split_of(self, name: str) -> Split:
         """The coordinates of the stage that holds a parameter."""
         return self._splits[name]
-
-    def restore(self, masters: Mapping[str, Tensor]) -> None:
-        """There are no masters beside the weights.
-
-        Raises:
-            CorruptError: Some were given.
-        """
-        if masters:
-            raise CorruptError("the checkpoint has master weights, which a sharded run does not keep")
 
 
 def _local(tensor: Tensor) -> Tensor:

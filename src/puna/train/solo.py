@@ -4,13 +4,14 @@
 process, so every process takes the same decisions.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from puna.checkpoint.pieces import Pieces
 from puna.model.transformer import Transformer
 from puna.train.loss import Loss, LossOutput
 from puna.train.machine import Machine
@@ -79,16 +80,13 @@ class HeldWeights(Protocol):
         """Bring stepped weights into the model."""
         ...
 
-    def fill(self, whole: Iterable[tuple[str, Tensor]]) -> None:
-        """Take what is held out of whole parameters."""
+    @property
+    def held(self) -> dict[str, Tensor]:
+        """All parameters that this process holds."""
         ...
 
-    def own_state(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What is held of an optimizer's whole state."""
-        ...
-
-    def restore(self, masters: Mapping[str, Tensor]) -> None:
-        """Take saved masters."""
+    def pieces(self, name: str, tensor: Tensor) -> Pieces:
+        """The boxes of a whole parameter that a tensor of a held one's shape is."""
         ...
 
 

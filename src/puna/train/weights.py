@@ -6,12 +6,10 @@ after a step the masters are rounded into the model. So small updates and small 
 Source: Mixed precision training (1710.03740), section 3.1; fp32 gradient accumulation: 2407.21783, section 3.3.2.
 """
 
-from collections.abc import Iterable, Mapping
-
 import torch
 from torch import Tensor
 
-from puna.core.errors import CorruptError
+from puna.checkpoint.pieces import Pieces, pieces_of
 from puna.model.transformer import Transformer
 from puna.train.machine import Machine
 
@@ -42,6 +40,15 @@ class Weights:
         return self._masters or dict(own)
 
     @property
+    def held(self) -> dict[str, Tensor]:
+        """All parameters that this process holds."""
+        return dict(self.model.named_parameters())
+
+    def pieces(self, name: str, tensor: Tensor) -> Pieces:
+        """What of a parameter, or of a tensor of its shape, is here: all."""
+        return pieces_of(tensor)
+
+    @property
     def masters(self) -> dict[str, Tensor]:
         """The fp32 masters, empty when the model itself is fp32."""
         return self._masters
@@ -61,33 +68,6 @@ class Weights:
         for name, parameter in self.model.named_parameters():
             if name in self._masters:
                 parameter.copy_(self._masters[name])
-
-    @torch.no_grad()
-    def fill(self, whole: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy whole parameters into the model's own memory: its alignment, and so every bit, stays what it was."""
-        own = dict(self.model.named_parameters())
-        for name, tensor in whole:
-            own[name].copy_(tensor)
-
-    def own_state(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What of an optimizer's state is this process's: all."""
-        return tensors
-
-    @torch.no_grad()
-    def restore(self, masters: Mapping[str, Tensor]) -> None:
-        """Take saved masters; without any, the weights that the model now has are the start.
-
-        Raises:
-            CorruptError: They belong to another model.
-        """
-        targets = self.named
-        if masters and masters.keys() != targets.keys():
-            raise CorruptError(f"the master weights do not fit: {sorted(masters.keys() ^ targets.keys())[0]}")
-        if not masters:
-            masters = dict(self.model.named_parameters())
-        for name, weight in targets.items():
-            weight.copy_(masters[name])
-        self.publish()
 
 
 def _adder(master: Tensor):
