@@ -34,6 +34,7 @@ ROOMS = {
     "evaluate": "tasks and scores with intervals",
     "data": "sources, filters, shards, the loader",
     "checkpoint": "models as folders that other tools open",
+    "planner": "time and memory of a training layout, by arithmetic; the search over layouts",
     "serve": "the OpenAI-compatible server and the terminal chat",
     "train": "the one training loop",
     "infer": "sampling and the engine",

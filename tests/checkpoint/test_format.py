@@ -12,6 +12,7 @@ from puna.checkpoint.format import (
     load_config,
     load_model,
     load_tokenizer,
+    read_weights,
     resolve,
     save_model,
     write_side,
@@ -174,6 +175,11 @@ def test_a_recipe_that_does_not_fit_a_checkpoint_is_told_what_to_set():
         PunaError, match=r"checkpoint runs/tiny/00400 has 2 layers, the recipe asks for 16\. Set model\.n_layers=2"
     ):
         check_fits(tiny_config(), tiny_config(n_layers=16), where="runs/tiny/00400")
+
+
+def test_weights_of_another_shape_are_not_copied_into_a_model(folder):
+    with pytest.raises(PunaError, match="has 2 key and value heads, the recipe asks for 4"):
+        list(read_weights(folder, tiny_model(n_kv_heads=4).config))
 
 
 def test_a_tokenizer_that_is_larger_than_the_model_is_refused_and_nothing_is_written(tokenizer, tmp_path):

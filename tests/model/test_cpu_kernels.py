@@ -76,7 +76,8 @@ def test_blocks_cover_every_visible_score_once_and_hide_the_rest(lengths):
     for block in layout.blocks:
         visible = np.ones((block.rows, block.columns), dtype=int)
         visible[:, block.columns - block.rows :] = (block.mask == 0).numpy()
-        seen[block.first_row : block.end, block.first_key : block.end] += visible
+        end = block.first_row + block.rows
+        seen[block.first_row : end, block.first_key : end] += visible
         assert block.rows <= BLOCK
     document = np.repeat(np.arange(len(lengths)), lengths)
     assert (seen == np.tril(document[:, None] == document[None, :])).all()

@@ -131,6 +131,26 @@ def load_model(
     return model, config
 
 
+def read_weights(path: Path | str, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """Every whole parameter of a model that a run begins with or goes on from, one by one, as stored.
+
+    Args:
+        path: See `resolve`.
+        config: The shape that is expected.
+
+    Raises:
+        PunaError: The model at the path has another shape.
+    """
+    found = resolve(path)
+    if found.layout == "meta":
+        check_fits(meta.load_config(found.folder), config, where=found.folder)
+        yield from meta.load_state(found.folder, dtype=None, device="cpu")[1].items()
+        return
+    check_fits(_read_config(found.folder), config, where=found.folder)
+    with TensorReader.of_folder(found.folder) as reader:
+        yield from _read_state(reader, config, found.folder, dtype=None, device="cpu")
+
+
 def _read_state(
     reader: TensorReader, config: ModelConfig, folder: Path, *, dtype: torch.dtype | None, device: torch.device | str
 ) -> Iterator[tuple[str, Tensor]]:
@@ -234,7 +254,7 @@ def save_model(
     Raises:
         PunaError: The disk is too small, or the tokenizer has more tokens than the model.
     """
-    dtype = dtype or model.embedding.weight.dtype
+    dtype = dtype or model.dtype
     folder = Path(folder)
     need_free_space(folder, config.parameters() * dtype.itemsize + (64 << 20))
     return write_whole(
@@ -260,7 +280,7 @@ def write_content(
 
     Arguments as in `save_model`.
     """
-    dtype = dtype or model.embedding.weight.dtype
+    dtype = dtype or model.dtype
     write_side(folder, config, tokenizer=tokenizer, card=card, dtype=dtype)
     state = model.state_dict()
     parts = {

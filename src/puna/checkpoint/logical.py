@@ -5,7 +5,7 @@ of a run is a Hugging Face folder, and under any parallel layout its names are t
 masters have the shapes of their weights and are cut alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from puna.checkpoint.pieces import Pieces, Segment, pieces_of, split_rows
 from puna.model.config import ModelConfig
 
 Segments = Mapping[str, Sequence[Segment]]
+Boxes = Callable[[str, Tensor], Pieces]
 
 
 def segments_of(config: ModelConfig) -> dict[str, list[Segment]]:
@@ -27,12 +28,15 @@ def segments_of(config: ModelConfig) -> dict[str, list[Segment]]:
     }
 
 
-def logical(tensors: Mapping[str, Tensor], segments: Segments, *, pattern: str = "{}") -> dict[str, Pieces]:
+def logical(
+    tensors: Mapping[str, Tensor], segments: Segments, *, pattern: str = "{}", of: Boxes | None = None
+) -> dict[str, Pieces]:
     """The logical pieces of named tensors.
 
     Args:
         tensors: By our parameter names; plain or DTensor. What is no part of a Llama model keeps its name.
         segments: From `segments_of`.
+        of: What of a tensor is here, by parameter name; None asks the tensor (plain or DTensor).
         pattern: Makes a name of a logical one: `optimizer/{}/exp_avg`.
 
     Returns:
@@ -40,7 +44,7 @@ def logical(tensors: Mapping[str, Tensor], segments: Segments, *, pattern: str =
     """
     found: dict[str, Pieces] = {}
     for name, tensor in tensors.items():
-        pieces = pieces_of(tensor)
+        pieces = of(name, tensor) if of is not None and name in segments else pieces_of(tensor)
         parts = split_rows(pieces, segments[name]) if name in segments else {name: pieces}
         found |= {pattern.format(part): piece for part, piece in parts.items()}
     return found

@@ -26,7 +26,9 @@ VERBS = {
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
+    "plan": "Find the fastest layouts of a model on a cluster.",
     "train": "Pretrain a model on packed shards.",
+    "launch": "Write the files that start a recipe on a cluster.",
     "sft": "Fine-tune a model on dialogs.",
     "sample": "Sample answers and make preference pairs of them.",
     "dpo": "Align a model to preference pairs.",
@@ -118,6 +120,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _tell(error.format_message(), error.exit_code)
     except PunaError as error:
+        if os.environ.get("RANK", "0") != "0" and error.exit_code in (2, 75):
+            return error.exit_code  # every process has the same one, and the first one tells it
         return _tell(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", 130)

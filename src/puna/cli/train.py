@@ -1,11 +1,18 @@
-"""`puna train`: pretrain a model on packed shards."""
+"""`puna train`: pretrain a model on packed shards; `--dry-run --world-size N` rehearses one rank of a large run."""
+
+from typing import Any
+
+import click
 
 from puna.cli.stage_verb import stage_command
 
 HELP = """Pretrain a model on packed shards.
 
 Saves checkpoints while it trains; the same command resumes from the last whole one. Ctrl-C saves and ends with exit
-code 75.
+code 75. On several processes: torchrun --nproc-per-node 8 -m puna.cli.main train RECIPE parallel.dp_shard=8
+
+With --dry-run and --world-size, one rank of the run is built, sharded and run on shapes alone, on this machine: memory
+by kind, bytes on each link, the pipeline, expected speed and goodput. What cannot fit is refused.
 """
 
 command = stage_command(
@@ -14,4 +21,42 @@ command = stage_command(
     "puna train demo/pretrain",
     "puna train demo/pretrain --dry-run",
     "puna train demo/pretrain train.steps=2000 out=runs/trial",
+    "puna train llama3-8b parallel.dp_shard=8 data.rows=8 --dry-run --world-size 8",
 )
+
+for _option in (
+    click.Option(["--world-size"], type=click.IntRange(1), help="With --dry-run: rehearse a run of so many processes."),
+    click.Option(["--gpu"], default="H100", show_default=True, help="With --world-size: the card."),
+    click.Option(
+        ["--failures"],
+        type=float,
+        default=2.2e-5,
+        show_default=True,
+        help="With --world-size: interruptions an hour and GPU (default: Llama 3's).",
+    ),
+    click.Option(["--json", "as_json"], is_flag=True, help="With --world-size: one JSON object as the last line."),
+):
+    command.params.append(_option)
+
+_plain = command.callback
+
+
+def _callback(world_size: int | None, gpu: str, failures: float, as_json: bool, **rest: Any) -> None:
+    if world_size is None:
+        if as_json:
+            raise click.UsageError("--json needs --dry-run and --world-size")
+        assert _plain is not None
+        _plain(**rest)
+        return
+    if not rest["dry_run"]:
+        raise click.UsageError("--world-size is for --dry-run; torchrun says how many processes a real run has")
+    from puna.core import config
+    from puna.stages import recipes
+    from puna.stages.dry_run import dry_run
+    from puna.stages.pretrain import PretrainRecipe
+
+    resolved = config.load(PretrainRecipe, recipes.find_recipe(rest["recipe"]), rest["overrides"])
+    dry_run(resolved.config, world_size=world_size, gpu=gpu, failures=failures, as_json=as_json)
+
+
+command.callback = _callback

@@ -7,12 +7,16 @@ the tokens before it in its own document and itself. Three ways lead to the same
 - CUDA in bf16 or fp16: PyTorch's variable-length flash attention;
 - anything else: `scaled_dot_product_attention`, once for all documents when they have one length, else one by one.
 
-With a kv cache the new tokens of each row see the row's cached tokens too: `CacheStep` says which.
+With a kv cache the new tokens of each row see the row's cached tokens too: `CacheStep` says which. A process that holds
+a part of the heads gathers the tokens, and one that holds a part of the tokens gathers keys and values: `split.py`.
 
 Source: GQA, 2305.13245; document masking, The Llama 3 Herd of Models (2407.21783), section 3.2.
 
-T packed tokens, B rows, S sequence, D width, N query heads, K kv heads, G = N/K, H head dim, C cached tokens.
+T packed tokens, B rows, S sequence, D width, N query heads, K kv heads (those held here), G = N/K, H head dim, C cached
+tokens.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,11 +25,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from puna.model import cpu_kernels
 from puna.model.config import ModelConfig
+from puna.model.context import ContextLayout
 from puna.model.kv_cache import CacheStep
 from puna.model.layout import DocumentLayout
 from puna.model.rope import rotate
+from puna.model.split import WHOLE, Split
 
-__all__ = ["Attention", "DocumentLayout", "attend_cached", "attend_documents"]
+__all__ = ["Attention", "DocumentLayout", "attend_cached", "attend_documents", "attend_pieces"]
 
 
 class Attention(nn.Module):
@@ -35,9 +41,10 @@ class Attention(nn.Module):
     `output.weight` `[D, N H]`.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.split, self.head_dim = split, config.head_dim
+        self.n_heads, self.n_kv_heads = config.n_heads // split.tp, config.n_kv_heads // split.tp
         self.qkv = nn.Linear(config.dim, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim, bias=False)
         self.output = nn.Linear(self.n_heads * self.head_dim, config.dim, bias=False)
 
@@ -45,32 +52,40 @@ class Attention(nn.Module):
         self,
         x_TD: Float[Tensor, "T D"],
         turn: tuple[Tensor, Tensor],
-        layout: DocumentLayout,
+        layout: DocumentLayout | ContextLayout,
         cache: tuple[CacheStep, int] | None = None,
     ) -> Float[Tensor, "T D"]:
         """Mix information between the tokens of each document.
 
         Args:
-            x_TD: Normalized input.
+            x_TD: Normalized input; with tensor parallelism this process's share of the tokens.
             turn: cos and sin of each token's position, from `rope.rotation`.
             layout: The documents; with a cache, the new tokens of each row.
             cache: The step of the kv cache and this layer's number, or None.
         """
+        x_TD = self.split.gather(x_TD)
         if cache is None and cpu_kernels.suits(x_TD):
             n_rotated = self.n_heads + self.n_kv_heads
             weight = cpu_kernels.interleave_pairs(self.qkv.weight, n_rotated, self.head_dim)
             q, k, v = cpu_kernels.split_heads(nn.functional.linear(x_TD, weight), *turn, self.n_kv_heads)
-            return self.output(cpu_kernels.attention(q, k, v, layout.blocks))
+            if isinstance(layout, ContextLayout):
+                kv_T2KH = layout.gather_keys(torch.stack((k, v)).permute(2, 0, 1, 3))
+                k, v = kv_T2KH.permute(1, 2, 0, 3).contiguous()
+            return self.split.reduce_scatter(self.output(cpu_kernels.attention(q, k, v, layout.blocks)))
         heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
-        if cache is None:
+        if cache is None and isinstance(layout, ContextLayout):
+            k_TKH, v_TKH = layout.gather_keys(torch.stack((k_TKH, v_TKH), dim=1)).unbind(1)
+            o_TNH = attend_pieces(q_TNH, k_TKH, v_TKH, layout)
+        elif cache is None:
+            assert isinstance(layout, DocumentLayout)
             o_TNH = attend_documents(q_TNH, k_TKH, v_TKH, layout)
         else:
             step, layer = cache
             step.write(layer, k_TKH, v_TKH)
             o_TNH = attend_cached(q_TNH, step, layer)
-        return self.output(o_TNH.flatten(1))
+        return self.split.reduce_scatter(self.output(o_TNH.flatten(1)))
 
 
 def attend_documents(
@@ -80,13 +95,11 @@ def attend_documents(
     layout: DocumentLayout,
 ) -> Float[Tensor, "T N H"]:
     """Causal attention inside each document, by PyTorch's kernels."""
-    if q_TNH.is_cuda and q_TNH.dtype in (torch.bfloat16, torch.float16):
-        from torch.nn.attention.varlen import varlen_attn  # registers its CUDA operators when it is imported
-
+    if q_TNH.is_meta:
+        return _ShapesOnly.apply(q_TNH, k_TKH, v_TKH)  # pyright: ignore[reportReturnType]
+    if _takes_varlen(q_TNH):
         ends, longest = layout.cu_seqlens, layout.max_length
-        out = varlen_attn(q_TNH, k_TKH, v_TKH, ends, ends, longest, longest, window_size=(-1, 0), enable_gqa=True)
-        assert isinstance(out, Tensor), "varlen_attn returns a tensor when no auxiliary output is asked for"
-        return out
+        return _varlen(q_TNH, k_TKH, v_TKH, ends, ends, longest, longest)
     if layout.uniform_length is not None:
         q, k, v = (x.unflatten(0, (-1, layout.uniform_length)).transpose(1, 2) for x in (q_TNH, k_TKH, v_TKH))
         o = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -95,6 +108,56 @@ def attend_documents(
     documents = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q_TNH, k_TKH, v_TKH)), strict=True)
     outputs = [scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True) for q, k, v in documents]
     return torch.cat(outputs, dim=1).transpose(0, 1)
+
+
+def attend_pieces(
+    q_tNH: Float[Tensor, "t N H"],
+    k_TKH: Float[Tensor, "T K H"],
+    v_TKH: Float[Tensor, "T K H"],
+    layout: ContextLayout,
+) -> Float[Tensor, "t N H"]:
+    """Causal attention of own queries inside each document, over the keys of the whole sequence."""
+    if q_tNH.is_meta:
+        return _ShapesOnly.apply(q_tNH, k_TKH, v_TKH)  # pyright: ignore[reportReturnType]
+    if _takes_varlen(q_tNH):  # its causal mask is aligned to the last key, which is what a piece needs
+        k, v = k_TKH[layout.key_index], v_TKH[layout.key_index]
+        return _varlen(q_tNH, k, v, layout.query_ends, layout.key_ends, *layout.longest)
+    outputs = []
+    for piece, q in zip(layout.pieces, q_tNH.split([p.rows for p in layout.pieces]), strict=True):
+        k, v = (x.narrow(0, piece.first_key, piece.columns).transpose(0, 1) for x in (k_TKH, v_TKH))
+        seen = torch.ones(piece.rows, piece.columns, dtype=torch.bool, device=q.device)
+        seen = seen.tril(piece.columns - piece.rows)
+        o = scaled_dot_product_attention(q.transpose(0, 1)[None], k[None], v[None], attn_mask=seen, enable_gqa=True)
+        outputs.append(o[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+class _ShapesOnly(torch.autograd.Function):
+    """What a flash kernel keeps for its backward, for models on the meta device: inputs, output, one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out, log_sums = torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, log_sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
+
+
+def _takes_varlen(q_TNH: Tensor) -> bool:
+    return q_TNH.is_cuda and q_TNH.dtype in (torch.bfloat16, torch.float16)
+
+
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, query_ends: Tensor, key_ends: Tensor, most_queries: int, most_keys: int
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # registers its CUDA operators when it is imported
+
+    out = varlen_attn(q, k, v, query_ends, key_ends, most_queries, most_keys, window_size=(-1, 0), enable_gqa=True)
+    assert isinstance(out, Tensor), "varlen_attn returns a tensor when no auxiliary output is asked for"
+    return out
 
 
 def attend_cached(q_TNH: Float[Tensor, "T N H"], step: CacheStep, layer: int) -> Float[Tensor, "T N H"]:

@@ -68,6 +68,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Float[Tensor, "... D"], weight_D: Float[Tensor, " D"], eps: float) -> Float[Tensor, "... D"]:
     """Root-mean-square normalization. Source: 1910.07467, equation 4."""
+    if x.dim() == 2:  # no view of the result: FSDP's hooks warn of views
+        return _RMSNorm.apply(x, weight_D, eps)  # pyright: ignore[reportReturnType]
     flat = x.reshape(-1, x.shape[-1])
     return _RMSNorm.apply(flat, weight_D, eps).view(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -12,7 +12,9 @@ import hashlib
 import math
 
 import torch
+from torch import Tensor
 
+from puna.model.split import take_part, whole_shape
 from puna.model.transformer import Transformer
 
 EMBEDDING_STD = 0.02
@@ -23,27 +25,40 @@ def init_weights(model: Transformer, seed: int) -> Transformer:
     """Fill every parameter in place.
 
     Args:
-        model: The model, on any device.
+        model: The whole model, on any device.
         seed: Equal seeds give equal weights.
 
     Returns:
         The same model.
     """
-    residual_scale = 1 / math.sqrt(2 * model.config.n_layers)
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
-            parameter.fill_(1.0)
-            continue
-        std = parameter.shape[1] ** -0.5
-        if name in ("embedding.weight", "head.weight"):
-            std = EMBEDDING_STD
-        elif name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-            std *= residual_scale
-        generator = torch.Generator().manual_seed(_seed_of(name, seed))
-        drawn = torch.empty(parameter.shape, dtype=torch.float32)
-        torch.nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std, generator=generator)
-        parameter.copy_(drawn)
+        parameter.copy_(first_part(name, model, seed))
     return model
+
+
+def first_part(name: str, model: Transformer, seed: int) -> Tensor:
+    """The first value of a parameter, as far as this process holds it under tensor parallelism, fp32 on the CPU.
+
+    The whole parameter is drawn and cut, so that no number depends on the layout.
+
+    Args:
+        name: The parameter's name.
+        model: The model, of which only shapes are asked.
+        seed: Of the whole model.
+    """
+    config = model.config
+    shape = whole_shape(name, config)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    std = shape[1] ** -0.5
+    if name in ("embedding.weight", "head.weight"):
+        std = EMBEDDING_STD
+    elif name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+        std /= math.sqrt(2 * config.n_layers)
+    generator = torch.Generator().manual_seed(_seed_of(name, seed))
+    drawn = torch.empty(shape, dtype=torch.float32)
+    torch.nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std, generator=generator)
+    return take_part(drawn, name, config, model.split)
 
 
 def _seed_of(name: str, seed: int) -> int:

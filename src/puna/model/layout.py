@@ -28,30 +28,22 @@ BLOCK = 128  # rows of one block: smaller wastes less on masked scores, larger f
 
 @dataclass(frozen=True)
 class Block:
-    """A rectangle of attention scores: queries `rows`, keys from `first_key` to the end of the rows.
+    """A rectangle of attention scores; the last `rows` of its keys are those of the query tokens themselves.
 
     Attributes:
         first_row: First query token.
-        end: One past the last query token, and past the last key.
-        first_key: First key token; at most first_row.
+        rows: Number of query tokens.
+        first_key: First key token.
+        columns: Number of key tokens.
         mask: `[R, R]`, added to the scores of the last R keys: 0 where the query (row) sees the key (column), else
             -inf. All earlier keys are seen by all rows.
     """
 
     first_row: int
-    end: int
+    rows: int
     first_key: int
+    columns: int
     mask: Float[Tensor, "R R"]
-
-    @property
-    def rows(self) -> int:
-        """Number of query tokens."""
-        return self.end - self.first_row
-
-    @property
-    def columns(self) -> int:
-        """Number of key tokens."""
-        return self.end - self.first_key
 
 
 class DocumentLayout:
@@ -123,17 +115,21 @@ class DocumentLayout:
 def _square(start: int, group: list[int]) -> Block:
     """Short documents side by side: one square, causal inside each document, hidden between them."""
     document = torch.repeat_interleave(torch.arange(len(group)), torch.tensor(group))
-    mask = _causal(len(document)).masked_fill(document[:, None] != document, -math.inf)
-    return Block(start, start + len(document), start, mask)
+    mask = causal_mask(len(document)).masked_fill(document[:, None] != document, -math.inf)
+    return Block(start, len(document), start, len(document), mask)
 
 
 def _bands(start: int, length: int) -> list[Block]:
     """One long document: bands of at most `BLOCK` rows, as even as possible, each against all keys so far."""
     n_bands = -(-length // BLOCK)
     edges = [start + length * i // n_bands for i in range(n_bands + 1)]
-    return [Block(first, end, start, _causal(end - first)) for first, end in itertools.pairwise(edges)]
+    return [
+        Block(first, end - first, start, end - start, causal_mask(end - first))
+        for first, end in itertools.pairwise(edges)
+    ]
 
 
 @lru_cache(maxsize=BLOCK)
-def _causal(n: int) -> Float[Tensor, "n n"]:
+def causal_mask(n: int) -> Float[Tensor, "n n"]:
+    """0 on and below the diagonal, -inf above it."""
     return torch.full((n, n), -math.inf).triu(1)

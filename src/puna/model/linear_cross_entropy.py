@@ -64,29 +64,40 @@ def token_log_probs(
     return _TokenLogProbs.apply(hidden_TD, head_VD, targets_T, chunk_bytes)  # pyright: ignore
 
 
-def _chunks(n_tokens: int, vocab_size: int, chunk_bytes: int) -> Iterator[slice]:
+def chunks(n_tokens: int, vocab_size: int, chunk_bytes: int) -> Iterator[slice]:
+    """Even runs of tokens whose fp32 logits take at most `chunk_bytes`."""
     rows = max(1, chunk_bytes // (4 * vocab_size))
     n_chunks = -(-n_tokens // rows)
     rows = -(-n_tokens // max(1, n_chunks))  # even chunks: no small rest
     return (slice(start, min(start + rows, n_tokens)) for start in range(0, n_tokens, rows or 1))
 
 
-def _asked(hidden_TD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tokens that have a target, their targets, and where they were (None: all have one)."""
+def asked(hidden_TD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tokens that have a target, their targets, and where they were (None: all have one).
+
+    Off the CPU all tokens are taken, since choosing would make the host wait; `weigh` then takes out those without.
+    """
+    if not hidden_TD.is_cpu:
+        return hidden_TD, targets_T, None
     index = (targets_T != IGNORE).nonzero()[:, 0]
     if len(index) == len(targets_T):
         return hidden_TD, targets_T, None
     return hidden_TD[index], targets_T[index], index
 
 
-def _spread(gradient_AD: Tensor, index: Tensor | None, n_tokens: int) -> Tensor:
+def weigh(targets_C: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Targets that can be looked up, as a column, and 1 for those that count, else 0."""
+    return targets_C.clamp(min=0)[:, None], (targets_C != IGNORE).to(dtype)
+
+
+def spread(gradient_AD: Tensor, index: Tensor | None, n_tokens: int) -> Tensor:
     """The gradient of the asked tokens at their places among all tokens."""
     if index is None:
         return gradient_AD
     return gradient_AD.new_zeros(n_tokens, gradient_AD.shape[1]).index_copy_(0, index, gradient_AD)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """`total += left @ right`, without holding the product where the dtypes allow that."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
@@ -94,7 +105,8 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left @ right
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums: fp32, or fp64 for fp64."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -103,25 +115,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, chunk_bytes: int, needs_gradient: bool
     ) -> Tensor:
-        asked_AD, targets_A, index = _asked(hidden_TD, targets_T)
-        total = torch.zeros((), dtype=_wide(hidden_TD.dtype), device=hidden_TD.device)
+        asked_AD, targets_A, index = asked(hidden_TD, targets_T)
+        total = torch.zeros((), dtype=wide(hidden_TD.dtype), device=hidden_TD.device)
         d_asked_AD = torch.empty_like(asked_AD) if needs_gradient else None
         d_head_VD = torch.zeros_like(head_VD, dtype=total.dtype) if needs_gradient else None
-        chunks = list(_chunks(len(asked_AD), len(head_VD), chunk_bytes))
-        rows = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+        runs = list(chunks(len(asked_AD), len(head_VD), chunk_bytes))
+        rows = max((chunk.stop - chunk.start for chunk in runs), default=0)
         buffer_CV = asked_AD.new_empty(rows, len(head_VD))  # one for all chunks: new memory is slow memory
-        for chunk in chunks:
-            targets_C1 = targets_A[chunk, None]
+        for chunk in runs:
+            targets_C1, weight_C = weigh(targets_A[chunk], total.dtype)
             product_CV = torch.mm(asked_AD[chunk], head_VD.T, out=buffer_CV[: chunk.stop - chunk.start])
             logits_CV = product_CV.to(total.dtype)
             log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
-            total -= log_probs_CV.gather(1, targets_C1).sum()
+            total -= torch.dot(log_probs_CV.gather(1, targets_C1)[:, 0], weight_C)
             if d_asked_AD is not None and d_head_VD is not None:
                 d_logits_CV = log_probs_CV.exp_()
                 d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
+                if not hidden_TD.is_cpu:
+                    d_logits_CV.mul_(weight_C[:, None])
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
                 torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
-                _add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
+                add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
         ctx.gradients = d_asked_AD, d_head_VD, index
         ctx.like = len(hidden_TD), head_VD.dtype
         return total
@@ -132,7 +146,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_asked_AD, d_head_VD, index = ctx.gradients
         ctx.gradients = None  # scaled in place: a second backward would scale twice
         n_tokens, head_dtype = ctx.like
-        d_hidden_TD = _spread(d_asked_AD.mul_(grads[0]), index, n_tokens) if ctx.needs_input_grad[0] else None
+        d_hidden_TD = spread(d_asked_AD.mul_(grads[0]), index, n_tokens) if ctx.needs_input_grad[0] else None
         d_head = d_head_VD.mul_(grads[0]).to(head_dtype) if ctx.needs_input_grad[1] else None
         return d_hidden_TD, d_head, None, None, None
 
@@ -140,14 +154,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, chunk_bytes: int) -> Tensor:
-        asked_AD, targets_A, index = _asked(hidden_TD, targets_T)
-        log_probs_A = hidden_TD.new_empty(len(asked_AD), dtype=_wide(hidden_TD.dtype))
-        for chunk in _chunks(len(asked_AD), len(head_VD), chunk_bytes):
+        asked_AD, targets_A, index = asked(hidden_TD, targets_T)
+        log_probs_A = hidden_TD.new_empty(len(asked_AD), dtype=wide(hidden_TD.dtype))
+        for chunk in chunks(len(asked_AD), len(head_VD), chunk_bytes):
             logits_CV = (asked_AD[chunk] @ head_VD.T).to(log_probs_A.dtype)
             log_probs_A[chunk] = logits_CV.gather(1, targets_A[chunk, None])[:, 0] - logits_CV.logsumexp(1)
         ctx.save_for_backward(asked_AD, head_VD, targets_A, index)
         ctx.chunk_bytes, ctx.n_tokens = chunk_bytes, len(hidden_TD)
-        return _spread(log_probs_A[:, None], index, len(hidden_TD))[:, 0]
+        return spread(log_probs_A[:, None], index, len(hidden_TD))[:, 0]
 
     @staticmethod
     @once_differentiable
@@ -156,11 +170,11 @@ class _TokenLogProbs(torch.autograd.Function):
         d_log_probs_A = grads[0] if index is None else grads[0][index]
         d_asked_AD = torch.empty_like(asked_AD)
         d_head_VD = torch.zeros_like(head_VD, dtype=d_log_probs_A.dtype)
-        for chunk in _chunks(len(asked_AD), len(head_VD), ctx.chunk_bytes):
+        for chunk in chunks(len(asked_AD), len(head_VD), ctx.chunk_bytes):
             weight_C1 = d_log_probs_A[chunk, None]
             probs_CV = (asked_AD[chunk] @ head_VD.T).to(d_log_probs_A.dtype).softmax(1)
             d_logits_CV = probs_CV.mul_(-weight_C1).scatter_add_(1, targets_A[chunk, None], weight_C1)
             narrow_CV = d_logits_CV.to(head_VD.dtype)
             torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
-            _add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
-        return _spread(d_asked_AD, index, ctx.n_tokens), d_head_VD.to(head_VD.dtype), None, None
+            add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
+        return spread(d_asked_AD, index, ctx.n_tokens), d_head_VD.to(head_VD.dtype), None, None

@@ -15,7 +15,8 @@ Parameter names, which `checkpoint/huggingface.py` maps to other layouts (`nn.Li
     norm.weight                              [D]
     head.weight                              [V, D]             absent when embeddings are tied
 
-Rotary pairs lie as in Hugging Face files (i with i + H/2), so no row is permuted on the way there.
+Rotary pairs lie as in Hugging Face files (i with i + H/2), so no row is permuted on the way there. With a `Split` the
+same names hold this process's part.
 
 Source: The Llama 3 Herd of Models (2407.21783), section 3.2.
 
@@ -29,9 +30,13 @@ from torch import Tensor, nn
 from puna.model import cpu_kernels
 from puna.model.attention import Attention
 from puna.model.config import ModelConfig
+from puna.model.context import ContextLayout
 from puna.model.kv_cache import CacheStep
 from puna.model.layout import DocumentLayout
+from puna.model.linear_cross_entropy import linear_cross_entropy
 from puna.model.rope import frequencies, rotation
+from puna.model.split import WHOLE, Split
+from puna.model.vocab_parallel import embed, split_cross_entropy
 
 
 class RMSNorm(nn.Module):
@@ -52,35 +57,39 @@ class RMSNorm(nn.Module):
 class FeedForward(nn.Module):
     """down(silu(gate(x)) * up(x)), with gate and up in one matrix. Source: SwiGLU, 2002.05202, section 2."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.dim, 2 * config.ffn_dim, bias=False)
-        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.split, ffn_dim = split, config.ffn_dim // split.tp
+        self.gate_up = nn.Linear(config.dim, 2 * ffn_dim, bias=False)
+        self.down = nn.Linear(ffn_dim, config.dim, bias=False)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Transform each token by itself."""
+        x = self.split.gather(x)
         if cpu_kernels.suits(x):  # tokens along the rows: gate and up are then whole, contiguous halves
             gate_up_FFT = self.gate_up.weight @ x.flatten(0, -2).T
-            return nn.functional.linear(cpu_kernels.swiglu(gate_up_FFT).T, self.down.weight).view(x.shape)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(nn.functional.silu(gate) * up)
+            y = nn.functional.linear(cpu_kernels.swiglu(gate_up_FFT).T, self.down.weight).view(x.shape)
+        else:
+            gate, up = self.gate_up(x).chunk(2, dim=-1)
+            y = self.down(nn.functional.silu(gate) * up)
+        return self.split.reduce_scatter(y)
 
 
 class Block(nn.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = Attention(config, split)
         self.feed_forward_norm = RMSNorm(config.dim, eps=config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, split)
 
     def forward(
         self,
         x_TD: Float[Tensor, "T D"],
         turn: tuple[Tensor, Tensor],
-        layout: DocumentLayout,
+        layout: DocumentLayout | ContextLayout,
         cache: tuple[CacheStep, int] | None = None,
     ) -> Float[Tensor, "T D"]:
         """One layer; arguments as in `Attention.forward`."""
@@ -89,26 +98,43 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A Llama 3 model. Weights are uninitialized as PyTorch leaves them: use `init_weights` or load a checkpoint."""
+    """A Llama 3 model. Weights are uninitialized as PyTorch leaves them: use `init_weights` or load a checkpoint.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: Shape of the whole model.
+        split: What of it this process holds.
+    """
+
+    def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
+        self.config, self.split = config, split
+        vocab = split.vocab_rows(config)
+        n_rows = vocab.stop - vocab.start
+        self.embedding = nn.Embedding(n_rows, config.dim) if split.has_embedding else None
+        self.layers = nn.ModuleList()
+        for number in split.layer_range(config):  # a stage's layers keep the names that they have in the whole model
+            self.layers.add_module(str(number), Block(config, split))
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps) if split.has_head else None
         self._frequencies: dict[torch.device, Tensor] = {}  # not a buffer: computed, never loaded or cast
-        self.head = None if config.tie_embeddings else nn.Linear(config.dim, config.vocab_size, bias=False)
+        own_head = split.has_head and not config.tie_embeddings
+        self.head = nn.Linear(config.dim, n_rows, bias=False) if own_head else None
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """The matrix that turns hidden states into logits: the embedding itself when tied."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        module = self.embedding if self.head is None else self.head
+        assert module is not None, "this process holds no head"
+        return module.weight
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.embedding.weight.device
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
 
     def forward(
         self,
@@ -139,8 +165,17 @@ class Transformer(nn.Module):
         *,
         positions: Int[Tensor, " T"] | None = None,
         cache: CacheStep | None = None,
+        received: Tensor | None = None,
     ) -> Float[Tensor, "*tokens D"]:
-        """The normalized hidden states before the head (for losses that never hold all logits). See `forward`."""
+        """The normalized hidden states before the head (for losses that never hold all logits). See `forward`.
+
+        Args as in `forward`, and:
+            received: On a pipeline stage without an embedding, what the stage before gave.
+
+        Returns:
+            `[*tokens, D]`. A model that is split gives its own share of the tokens, flat; a pipeline stage without the
+            head gives the residual stream.
+        """
         if cache is not None:
             assert layout is None and positions is None, "a cache step brings its own layout and positions"
             layout, positions = cache.layout, cache.positions
@@ -148,11 +183,44 @@ class Transformer(nn.Module):
             length = tokens.shape[-1]
             layout = DocumentLayout([length] * (tokens.numel() // length), device=tokens.device)
         assert layout.n_tokens == tokens.numel(), f"the layout holds {layout.n_tokens} tokens, got {tokens.numel()}"
-        turn = rotation(layout.positions if positions is None else positions.flatten(), self._frequency(tokens.device))
-        x_TD = self.embedding(tokens.flatten())
+        own = layout if self.split.cp == 1 else ContextLayout(layout, self.split)
+        turn = rotation(own.positions if positions is None else positions.flatten(), self._frequency(tokens.device))
+        x_TD = self._embed(tokens.flatten()) if received is None else received
         for number, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, turn, layout, None if cache is None else (cache, number))
-        return self.norm(x_TD).view(*tokens.shape, -1)
+            x_TD = layer(x_TD, turn, own, None if cache is None else (cache, number))
+        if self.norm is not None:
+            x_TD = self.norm(x_TD)
+        return x_TD.view(*tokens.shape, -1) if tokens.dim() > 1 and self.split.is_whole else x_TD
+
+    def cross_entropy(self, hidden: Float[Tensor, "T D"], targets_T: Int[Tensor, " T"]) -> Float[Tensor, ""]:
+        """Sum of the cross-entropies of the targets, straight from hidden states.
+
+        Args:
+            hidden: From `hidden`, flat; a split model's own share.
+            targets_T: Of all tokens of the batch; `IGNORE` where nothing is asked.
+
+        Returns:
+            The sum in nats over this process's tokens: equal in a tensor-parallel group, to be added up over a
+            context-parallel one.
+        """
+        if self.split.is_whole:
+            return linear_cross_entropy(hidden, self.head_weight, targets_T)
+        hidden_TD = self.split.gather(hidden)
+        targets_t = self.split.own(targets_T)
+        return split_cross_entropy(
+            hidden_TD,
+            self.head_weight,
+            targets_t,
+            self.split,
+            vocab_size=self.config.vocab_size,
+            first=self.split.vocab_rows(self.config).start,
+        )
+
+    def _embed(self, tokens_T: Tensor) -> Tensor:
+        assert self.embedding is not None, "this process holds no embedding"
+        if self.split.is_whole:
+            return self.embedding(tokens_T)
+        return embed(self.embedding, self.split.own(tokens_T), self.split, self.split.vocab_rows(self.config).start)
 
     def _frequency(self, device: torch.device) -> Float[Tensor, " pairs"]:
         if device not in self._frequencies:

@@ -38,7 +38,7 @@ class SftConfig(Config):
     """How dialogs become batches."""
 
     rows: int = Field(default=8, ge=1)
-    """Rows of a batch on each process."""
+    """Rows of a batch."""
     sequence_length: int = Field(default=2048, ge=2)
     """Tokens of a row."""
     overlong: Literal["truncate", "drop"] = "truncate"

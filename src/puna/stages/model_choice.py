@@ -57,3 +57,20 @@ class ModelChoice(Config):
         if {"dim", "n_heads"} & changed.keys() and "head_dim" not in changed:
             base["head_dim"] = 0  # from dim and n_heads
         return ModelConfig(**{**base, **changed, "vocab_size": vocab_size})
+
+
+class ContextChoice(Config):
+    """How the context of a continued model changes. Rotary embeddings have no weights: nothing else changes."""
+
+    max_seq_len: int | None = Field(default=None, gt=0)
+    """Longest context in tokens; none keeps the model's."""
+    rope_theta: float | None = Field(default=None, gt=0)
+    """Base of the rotary frequencies; none keeps the model's."""
+    rope_scaling: RopeScaling | None = None
+    """Llama 3.1's long-context scaling; none keeps the model's."""
+
+    def apply(self, shape: ModelConfig) -> ModelConfig:
+        """The model's config with what changes."""
+        values = {name: getattr(shape, name) for name in ModelConfig.model_fields}
+        changed = {name: getattr(self, name) for name in type(self).model_fields if getattr(self, name) is not None}
+        return ModelConfig(**{**values, **changed})

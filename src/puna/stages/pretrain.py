@@ -9,10 +9,12 @@ from puna.core import console
 from puna.core.config import Config
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
-from puna.stages.model_choice import ModelChoice
+from puna.model.config import SIZES, ModelConfig
+from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows
+from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
 from puna.train.config import TrainConfig
+from puna.train.parallel_config import ParallelConfig
 
 
 class TokensConfig(Config):
@@ -45,15 +47,21 @@ class PretrainRecipe(StageRecipe):
     """Continue from this checkpoint (any Llama folder) instead of new weights; `model` is then not looked at."""
     model: ModelChoice = ModelChoice()
     """Shape of a new model."""
+    context: ContextChoice = ContextChoice()
+    """For a continued model: a longer context."""
     data: TokensConfig
     """The tokens."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How processes share the work; torchrun starts them."""
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "PretrainRecipe":
         if (self.tokenizer is None) == (self.start_from is None):
             raise ValueError("give tokenizer for a new model, or start_from to continue one: one of the two")
+        if self.start_from is None and self.context != ContextChoice():
+            raise ValueError("context is for a continued model; a new one has model.max_seq_len and model.rope_scaling")
         return self
 
 
@@ -64,16 +72,19 @@ def inputs(recipe: PretrainRecipe) -> Mapping[str, Path]:
     return {key: path for key, path in (named | shards).items() if path is not None}
 
 
-def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
-    """What the run costs."""
+def shape_of(recipe: PretrainRecipe) -> ModelConfig:
+    """The shape of the model; before the tokenizer is made, the size's own vocabulary stands in for it."""
     from puna.checkpoint.format import load_config
-    from puna.model.config import SIZES
 
     if recipe.start_from is not None:
-        shape = load_config(recipe.start_from)
-    else:
-        # before the tokenizer is made, the size's own vocabulary stands in for it
-        shape = recipe.model.resolve(vocab_size=_vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size)
+        return recipe.context.apply(load_config(recipe.start_from))
+    vocab_size = _vocab_size(recipe.tokenizer) or SIZES[recipe.model.size].vocab_size
+    return recipe.model.resolve(vocab_size=vocab_size)
+
+
+def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
+    """What the run costs."""
+    shape = shape_of(recipe)
     check_context(shape, recipe.data.sequence_length)
     _check_mix(recipe.data)
     return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
@@ -98,26 +109,25 @@ def _vocab_size(tokenizer: Path | None) -> int | None:
 def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     """Train to the end of the recipe."""
     from puna.checkpoint.card import Card
+    from puna.checkpoint.format import load_config, load_tokenizer
     from puna.core.errors import ConfigError
     from puna.data.loader import PackedLoader
     from puna.data.shards import ShardSet
-    from puna.model.init import init_weights
-    from puna.model.transformer import Transformer
-    from puna.stages.training import load_start
     from puna.tokenizer.bpe import Tokenizer
     from puna.train.loop import train
     from puna.train.loss import next_token_loss
     from puna.train.pretrain import first_batches, held_out
 
     if recipe.start_from is not None:
-        model, shape, tokenizer = load_start(recipe.start_from)
+        shape, tokenizer = recipe.context.apply(load_config(recipe.start_from)), load_tokenizer(recipe.start_from)
     else:
         assert recipe.tokenizer is not None, "checked by the recipe"
         tokenizer = Tokenizer.load(recipe.tokenizer)
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
-        model = init_weights(Transformer(shape), recipe.model.init_seed)
-    check_context(shape, recipe.data.sequence_length)
     data = recipe.data
+    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+    model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]
     if strange:
@@ -130,13 +140,15 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
             rows=data.rows,
             sequence_length=data.sequence_length,
             seed=data.seed,
+            rank=ranks.data_rank if ranks else 0,
+            world=ranks.config.data_ranks if ranks else 1,
             split="held_out" if split == "held_out" else "train",
             window_rows=data.window_rows,
         )
 
     evaluate = None
     if data.held_out_batches and any(s.sources("held_out") for s in sets):
-        evaluate = held_out(first_batches(loader("held_out"), data.held_out_batches))
+        evaluate = held_out(first_batches(loader("held_out"), data.held_out_batches), ranks)
     elif data.held_out_batches:
         console.warn(
             "no document is held out, so there is no loss on unseen text: pack with a larger held_out_fraction"
@@ -149,6 +161,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         run=folder,
         tokenizer=tokenizer,
         evaluate=evaluate,
+        ranks=ranks,
         card=Card(
             name=recipe.name or "base",
             made_by="pretraining" if recipe.start_from is None else "continued pretraining",
@@ -157,4 +170,12 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     )
 
 
-STAGE = Stage(verb="train", recipe=PretrainRecipe, inputs=inputs, plan=plan, run=run, neutral=(*NEUTRAL, "data.verify"))
+STAGE = Stage(
+    verb="train",
+    recipe=PretrainRecipe,
+    inputs=inputs,
+    plan=plan,
+    run=run,
+    neutral=(*NEUTRAL, "parallel", "data.verify"),
+    on_many=True,
+)

@@ -12,8 +12,9 @@ from puna.core.run_folder import RunFolder
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, load_start
+from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
 from puna.train.config import TrainConfig
+from puna.train.parallel_config import ParallelConfig
 
 
 class SftRecipe(StageRecipe):
@@ -31,6 +32,8 @@ class SftRecipe(StageRecipe):
     """How dialogs become batches."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How processes share the work; torchrun starts them."""
 
     @model_validator(mode="after")
     def _has_dialogs(self) -> "SftRecipe":
@@ -59,6 +62,7 @@ def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
 def run(recipe: SftRecipe, folder: RunFolder) -> None:
     """Fine-tune to the end of the recipe."""
     from puna.checkpoint.card import Card
+    from puna.checkpoint.format import load_config, load_tokenizer
     from puna.post.dialogs import read_dialogs
     from puna.post.sft import SftBatches
     from puna.train.loop import train
@@ -67,9 +71,13 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     rows = read_dialogs(recipe.dialogs, form=recipe.form) if recipe.dialogs else []
     if recipe.exercises is not None:
         rows += dialog_rows(recipe.exercises)
-    model, shape, tokenizer = load_start(recipe.start_from)
-    check_context(shape, recipe.data.sequence_length)
-    batches = SftBatches(rows, tokenizer, recipe.data)
+    shape, tokenizer, data = load_config(recipe.start_from), load_tokenizer(recipe.start_from), recipe.data
+    check_context(shape, data.sequence_length)
+    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+    world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
+    model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
+    own = data.model_copy(update={"rows": data.rows // world})
+    batches = SftBatches(rows, tokenizer, own, rank=rank, world=world)
     report = batches.report
     console.say(
         f"{report.n_kept} of {report.n_dialogs} dialogs, {report.n_tokens} tokens of which {report.n_targets} are "
@@ -82,6 +90,7 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         config=recipe.train,
         run=folder,
         tokenizer=tokenizer,
+        ranks=ranks,
         card=Card(
             name=recipe.name or "sft",
             made_by="supervised fine-tuning",
@@ -90,4 +99,6 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     )
 
 
-STAGE = Stage(verb="sft", recipe=SftRecipe, inputs=inputs, plan=plan, run=run, neutral=NEUTRAL)
+STAGE = Stage(
+    verb="sft", recipe=SftRecipe, inputs=inputs, plan=plan, run=run, neutral=(*NEUTRAL, "parallel"), on_many=True
+)

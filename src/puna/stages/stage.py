@@ -15,7 +15,7 @@ without the fields that a stage declares `neutral` (threads, log intervals).
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -87,6 +87,7 @@ class Stage(Generic[R]):
         plan: Rows for `--dry-run`: sizes, FLOPs, memory, disk, time. It may raise MissingError when it needs an input
             that is not there yet.
         neutral: Dotted config keys that change how the work is done, not what comes out.
+        on_many: Whether torchrun may start it on several processes.
     """
 
     verb: str
@@ -95,6 +96,7 @@ class Stage(Generic[R]):
     inputs: Callable[[R], Mapping[str, Path]] = _no_inputs
     plan: Callable[[R], Sequence[PlanRow]] = _no_plan
     neutral: tuple[str, ...] = ()
+    on_many: bool = False
 
 
 def find_stage(verb: str) -> Stage[Any]:
@@ -193,10 +195,45 @@ def execute(
         What was done; None for a dry run.
     """
     step = make_step(stage, resolved, command=command, makers=makers)
+    if not dry_run and console.processes() > 1:
+        return _execute_on_many(stage, resolved, step, accept_drift=accept_drift, fresh=fresh)
     if not dry_run:
         return runner.execute(step, accept_drift=accept_drift, fresh=fresh)
+    if console.rank():
+        return None
     _show_plan(stage, resolved, step, promised, accept_drift=accept_drift, fresh=fresh)
     return None
+
+
+def _execute_on_many(
+    stage: Stage[R], resolved: Resolved[R], step: Step, *, accept_drift: bool, fresh: bool
+) -> Outcome | None:
+    """One process of several. The first one keeps lineage and says whether there is work; the others only work."""
+    if not stage.on_many:
+        raise UsageError(f"`puna {stage.verb}` runs on one process, {console.processes()} were started. Omit torchrun.")
+    from puna.train import parallel
+
+    parallel.join()
+    try:
+        if console.rank():
+            if parallel.word_of_the_first("") == "work":
+                stage.run(resolved.config, RunFolder(resolved.config.out))
+            return None
+        told = False
+
+        def work(folder: RunFolder) -> None:
+            nonlocal told
+            told = True
+            parallel.word_of_the_first("work")
+            step.run(folder)
+
+        try:
+            return runner.execute(replace(step, run=work), accept_drift=accept_drift, fresh=fresh)
+        finally:
+            if not told:
+                parallel.word_of_the_first("nothing")
+    finally:
+        parallel.leave()
 
 
 def _show_plan(

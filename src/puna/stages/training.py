@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from puna.core import console
 from puna.core.errors import ConfigError
@@ -10,20 +11,20 @@ from puna.model.transformer import Transformer
 from puna.stages.stage import PlanRow
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.config import TrainConfig
+from puna.train.parallel_config import ParallelConfig, Work
 
-NEUTRAL = tuple(
-    f"train.{name}"
-    for name in (
-        "log_every_steps",
-        "save_every_steps",
-        "save_every_seconds",
-        "keep_last",
-        "keep_every_steps",
-        "tiers",
-        "device",
-        "threads",
-    )
+_NAMES = (
+    "log_every_steps",
+    "save_every_steps",
+    "save_every_seconds",
+    "keep_last",
+    "keep_every_steps",
+    "tiers",
+    "device",
+    "threads",
 )
+
+NEUTRAL = tuple(f"train.{name}" for name in _NAMES)
 """Settings that change how a run is done, not what comes out (threads: up to the last bits)."""
 
 _ADAMW_BYTES = 16  # fp32 weight, gradient and two moments
@@ -38,6 +39,53 @@ def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
 
     model, shape = load_model(path, dtype=torch.float32)
     return model, shape, load_tokenizer(path)
+
+
+def meet(parallel: ParallelConfig, train: TrainConfig, shape: ModelConfig, *, rows: int, sequence_length: int) -> Any:
+    """The other processes of the run with their device, or None when it runs on one.
+
+    Raises:
+        ConfigError: The layout cannot be.
+    """
+    from puna.train import parallel as ranks
+    from puna.train.machine import choose_machine
+
+    if parallel.is_single and console.processes() == 1:
+        return None
+    machine = choose_machine(train.device, train.precision)
+    work = Work(rows, sequence_length, train.accumulation, machine.device.type)
+    return ranks.meet(parallel, machine, shape, work)
+
+
+def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks: Any = None) -> Transformer:
+    """The model that a run begins with, or this process's part of it: of a seed, or from a checkpoint.
+
+    Args:
+        shape: Its shape; rotary frequencies and context may differ from the checkpoint's, they have no weights.
+        start_from: The checkpoint, or None.
+        seed: Of new weights.
+        ranks: The other processes.
+    """
+    import torch
+
+    from puna.checkpoint.format import load_config, read_weights
+    from puna.model.init import init_weights
+
+    if ranks is not None:
+        model = ranks.build(shape)
+        if start_from is None:
+            ranks.init_weights(seed)
+        else:
+            ranks.weights.fill(read_weights(start_from, load_config(start_from)))
+        return model
+    model = Transformer(shape)
+    if start_from is None:
+        return init_weights(model, seed)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in read_weights(start_from, load_config(start_from)):
+            own[name].copy_(tensor)
+    return model
 
 
 def check_context(shape: ModelConfig, sequence_length: int) -> None:

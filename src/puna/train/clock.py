@@ -22,10 +22,13 @@ class Clock:
         folder: The run's `checkpoints/`.
         step: The step that this process begins at.
         now: Source of seconds.
+        writes: Whether this process keeps the file.
     """
 
-    def __init__(self, folder: Path, *, step: int, now: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._now, self._start = folder / FILE, now, now()
+    def __init__(
+        self, folder: Path, *, step: int, now: Callable[[], float] = time.monotonic, writes: bool = True
+    ) -> None:
+        self._path, self._now, self._start, self._writes = folder / FILE, now, now(), writes
         self._earlier, self._at_save = 0.0, {0: 0.0}
         try:
             stored = read_json(self._path)
@@ -53,5 +56,7 @@ class Clock:
         """Write the working time down, and what of it a checkpoint of `saved_step` keeps."""
         if saved_step is not None:
             self._at_save[saved_step] = self._productive
+        if not self._writes:
+            return
         newest = dict(sorted(self._at_save.items())[-8:])
         write_json(self._path, {"seconds": self.seconds, "productive": {str(k): v for k, v in newest.items()}})

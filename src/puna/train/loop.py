@@ -29,14 +29,14 @@ from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
-from puna.train.loss import Loss, LossOutput
-from puna.train.machine import Machine, choose_machine, memory_bytes
+from puna.train.loss import Loss
+from puna.train.machine import choose_machine, memory_bytes
 from puna.train.matmul_rate import matmul_rate
 from puna.train.metrics import Eta, Window, step_line
 from puna.train.optim import build_optimizer, scale_and_clip, set_rate
-from puna.train.saver import Batches, Saver
+from puna.train.saver import Saver
 from puna.train.schedule import rate_factor
-from puna.train.weights import Weights
+from puna.train.solo import Batches, Solo, Worker
 
 Evaluate = Callable[[Transformer], Mapping[str, float]]
 """`evaluate(model) -> figures`, called without gradients; a figure named `loss` is watched for its best."""
@@ -71,6 +71,7 @@ def train(
     tokenizer: Tokenizer | None = None,
     evaluate: Evaluate | None = None,
     card: Card | None = None,
+    ranks: Worker | None = None,
 ) -> TrainResult:
     """Train a model to the end of its recipe, from the newest checkpoint of the run if there is one.
 
@@ -83,6 +84,7 @@ def train(
         tokenizer: Goes into every checkpoint.
         evaluate: Figures of the model, at intervals and at the end.
         card: What the model card says.
+        ranks: The other processes of the run, with their parts of the model; None trains alone.
 
     Returns:
         The end of the run.
@@ -93,33 +95,37 @@ def train(
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    machine = choose_machine(config.device, config.precision)
+    machine = ranks.machine if ranks else choose_machine(config.device, config.precision)
     console.say(machine.description)
     if machine.device.type == "cpu" and (memory := keep_freed_memory()):
         console.say(memory)
-    weights = Weights(model, machine)
+    worker = ranks or Solo(model, machine)
+    weights = worker.weights
     optimizer = build_optimizer(weights.named.items(), config.optim)
     saver = Saver(
         run,
         config,
-        weights=weights,
         optimizer=optimizer,
         batches=batches,
         tokenizer=tokenizer,
         card=card or Card(),
+        worker=worker,
     )
     state = saver.resume()
-    clock = Clock(run.checkpoints, step=state.step)
-    log = _Log(run, config, machine, clock, state)
+    clock = Clock(run.checkpoints, step=state.step, writes=worker.speaks)
+    log = _Log(run, config, worker, clock, state)
     model.train()
     with StopRequest() as stop, saver:
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
-            outputs = [_backward(loss, model, batches) for _ in range(config.accumulation)]
-            count, loss_sum = sum(o.count for o in outputs), sum(float(o.sum) for o in outputs)
+            outputs = worker.backward(loss, batches, config.accumulation)
+            figures = worker.reduce(outputs, (stop.requested, saver.is_due(state.step + 1)))
+            count, loss_sum = figures.count, figures.loss_sum
             if not count:
                 raise PunaError(f"step {state.step + 1}: none of its batches has a target. Look at the data.")
-            norm = scale_and_clip(weights.gradients(), count=count, clip_norm=config.optim.clip_norm)
+            norm = scale_and_clip(
+                weights.gradients(), count=count, clip_norm=config.optim.clip_norm, norm_of_sum=figures.norm
+            )
             if not (math.isfinite(loss_sum) and math.isfinite(norm)):
                 error = _not_finite(saver.path(state), state.step + 1, loss_sum / count, norm)
                 saver.save(state, clock, at=before, wait=True)
@@ -129,12 +135,13 @@ def train(
             set_rate(optimizer, rate)
             optimizer.step()
             weights.publish()
-            optimizer.zero_grad(set_to_none=True)
+            weights.drop_gradients()
 
-            state = replace(state, step=state.step + 1, tokens=state.tokens + sum(o.tokens for o in outputs))
+            tokens = sum(o.tokens for o in figures.outputs)
+            state = replace(state, step=state.step + 1, tokens=state.tokens + tokens)
             seconds = time.perf_counter() - start
             clock.add(seconds)
-            log.window.add(outputs, loss_sum=loss_sum, count=count, seconds=seconds)
+            log.window.add(figures.outputs, loss_sum=loss_sum, count=count, seconds=seconds)
             last = state.step == config.steps
             if last or state.step % config.log_every_steps == 0:
                 log.write(state, rate=rate, norm=norm)
@@ -142,26 +149,21 @@ def train(
             due = config.evaluate_every_steps and state.step % config.evaluate_every_steps == 0
             if evaluate and due and not last:
                 state = replace(state, best=log.evaluation(state, _figures(evaluate, model)))
-            if last or stop.requested or saver.is_due(state.step):
-                folder = saver.save(state, clock, at=saver.place(), wait=last or stop.requested)
-                if stop.requested and not last:
+            asked_to_stop, is_due = figures.wishes
+            if ranks is None:
+                asked_to_stop = stop.requested  # alone, it may still be heard
+            if last or asked_to_stop or is_due:
+                folder = saver.save(state, clock, at=saver.place(), wait=last or asked_to_stop)
+                if asked_to_stop and not last:
                     raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
-    figures = _figures(evaluate, model) if evaluate else {}
-    best = log.evaluation(state, figures) if evaluate else state.best
+    held_out = _figures(evaluate, model) if evaluate else {}
+    best = log.evaluation(state, held_out) if evaluate else state.best
     facts = {"steps": f"{state.step:,}", "tokens": f"{state.tokens:,}"}
-    facts |= {f"held-out {name}": f"{value:.4f}" for name, value in figures.items()}
+    facts |= {f"held-out {name}": f"{value:.4f}" for name, value in held_out.items()}
     fingerprint = saver.finish(facts)
     clock.write()
     console.say(f"{run.model} is written: {state.step} steps, {console.short_number(state.tokens)} tokens")
-    return TrainResult(state.step, state.tokens, figures, best, fingerprint)
-
-
-def _backward(loss: Loss, model: Transformer, batches: Batches) -> LossOutput:
-    """One micro-batch: its gradients are added to those that are there."""
-    output = loss(model, batches.next_batch())
-    output.sum.backward()
-    metrics = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in output.metrics.items()}
-    return replace(output, sum=output.sum.detach(), metrics=metrics)
+    return TrainResult(state.step, state.tokens, held_out, best, fingerprint)
 
 
 def _figures(evaluate: Evaluate, model: Transformer) -> dict[str, float]:
@@ -183,14 +185,18 @@ def _not_finite(folder: object, step: int, mean_loss: float, norm: float) -> Pun
 class _Log:
     """Writes lines and records of one session."""
 
-    def __init__(self, run: RunFolder, config: TrainConfig, machine: Machine, clock: Clock, state: TrainState) -> None:
-        self._run, self._config, self._machine, self._clock = run, config, machine, clock
+    def __init__(self, run: RunFolder, config: TrainConfig, worker: Worker, clock: Clock, state: TrainState) -> None:
+        self._run, self._config, self._clock = run, config, clock
+        self._machine, self._processes, self._speaks = worker.machine, worker.processes, worker.speaks
         self.window = Window(state.window)
         self._eta = Eta(step=state.step, steps=config.steps)
         self._ceiling: float | None = None
 
     def write(self, state: TrainState, *, rate: float, norm: float) -> None:
-        """Close the window: one line, one record."""
+        """Close the window: one line, one record, by the process that speaks."""
+        if not self._speaks:
+            self.window.reset()
+            return
         rates = self.window.rates()
         if rates["flops_per_second"] and self._ceiling is None:
             self._ceiling = matmul_rate(self._machine.device, self._machine.dtype)
@@ -205,7 +211,7 @@ class _Log:
             "lr": rate,
             "grad_norm": norm,
             **rates,
-            "mfu": rates["flops_per_second"] / self._ceiling if self._ceiling else None,
+            "mfu": rates["flops_per_second"] / (self._ceiling * self._processes) if self._ceiling else None,
             "matmul_flops_per_second": self._ceiling,
             "memory_bytes": used,
             "memory_total_bytes": total,
@@ -222,7 +228,8 @@ class _Log:
         """Write an evaluation down and return the best loss so far."""
         text = " | ".join(f"{name} {value:.4f}" for name, value in figures.items())
         console.say(f"step {state.step:05d}/{self._config.steps:05d} | held out: {text}")
-        self._run.metrics({"kind": "evaluation", "step": state.step, "tokens": state.tokens, **figures})
+        if self._speaks:
+            self._run.metrics({"kind": "evaluation", "step": state.step, "tokens": state.tokens, **figures})
         value = figures.get("loss")
         if value is None or value >= state.best.get("loss", math.inf):
             return state.best

@@ -8,7 +8,7 @@ Source: the objective of The Llama 3 Herd of Models (2407.21783), sections 3 and
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from puna.core.batch import PackedBatch
+from puna.core.batch import IGNORE, PackedBatch
 from puna.model.config import ModelConfig
 from puna.model.layout import DocumentLayout
-from puna.model.linear_cross_entropy import linear_cross_entropy
 from puna.model.transformer import Transformer
 
 
@@ -42,6 +41,11 @@ class LossOutput:
     flops: float = 0.0
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
 
+    def detached(self) -> "LossOutput":
+        """The same without its graph."""
+        metrics = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self.metrics.items()}
+        return replace(self, sum=self.sum.detach().clone(), metrics=metrics)
+
 
 Loss = Callable[[Transformer, Any], LossOutput]
 """`loss(model, batch) -> LossOutput`. It must not change the model or draw from a generator of its own making."""
@@ -51,13 +55,16 @@ def next_token_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
     """Cross-entropy of every target of a packed batch; no logits of the whole batch are held."""
     device = model.device
     layout = DocumentLayout(batch.lengths, device=device)
-    hidden_TD = model.hidden(_to(batch.tokens.reshape(-1), device), layout)
-    targets_T = _to(batch.targets.reshape(-1), device)
+    hidden_TD = model.hidden(to_device(batch.tokens.reshape(-1), device), layout)
+    targets = batch.targets.reshape(-1)
+    flops = packed_flops(model.config, batch.lengths, n_targets=batch.n_targets)
+    share = model.split.cp  # of the batch's tokens this process counts its own
+    n_targets = batch.n_targets if share == 1 else int(np.count_nonzero(model.split.own(targets) != IGNORE))
     return LossOutput(
-        sum=linear_cross_entropy(hidden_TD, model.head_weight, targets_T),
-        count=batch.n_targets,
-        tokens=batch.tokens.size,
-        flops=packed_flops(model.config, batch.lengths, n_targets=batch.n_targets),
+        sum=model.cross_entropy(hidden_TD, to_device(targets, device)),
+        count=n_targets,
+        tokens=batch.tokens.size // share,
+        flops=flops / share,
     )
 
 
@@ -75,6 +82,7 @@ def packed_flops(config: ModelConfig, lengths: NDArray[np.int64], *, n_targets: 
     return config.flops_per_token(mean_length) * n_tokens - 6.0 * config.vocab_size * config.dim * skipped
 
 
-def _to(array: NDArray[Any], device: torch.device) -> Tensor:
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor; on its way to a GPU without waiting for it."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

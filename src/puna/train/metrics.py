@@ -8,7 +8,7 @@ checkpoint, so a restart changes no line.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +23,7 @@ class Window:
         self.sums: dict[str, float] = dict(sums or {})
         self._seconds = self._tokens = self._flops = 0.0
 
-    def add(self, outputs: list[LossOutput], *, loss_sum: float, count: float, seconds: float) -> None:
+    def add(self, outputs: Sequence[LossOutput], *, loss_sum: float, count: float, seconds: float) -> None:
         """Count one step."""
         self._put("loss", loss_sum)
         self._put("count", count)

@@ -58,20 +58,23 @@ def set_rate(optimizer: AdamW, rate: float) -> None:
         group["lr"] = rate
 
 
-def scale_and_clip(gradients: Sequence[Tensor], *, count: float, clip_norm: float) -> float:
+def scale_and_clip(
+    gradients: Sequence[Tensor], *, count: float, clip_norm: float, norm_of_sum: float | None = None
+) -> float:
     """Divide summed gradients by the count of their targets, and limit their global norm, in place.
 
     Args:
         gradients: Gradients of a sum of losses.
         count: Number of terms in that sum.
         clip_norm: Largest norm of the mean's gradient; 0 means no limit.
+        norm_of_sum: Global norm of the gradients as they are, where they are shards; None computes it.
 
     Returns:
         The norm before clipping. When it is not finite, the gradients are left as they are.
 
     Source: Pascanu et al. 2013 (1211.5063), algorithm 1.
     """
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / count
+    norm = (float(torch.nn.utils.get_total_norm(gradients)) if norm_of_sum is None else norm_of_sum) / count
     factor = 1.0 / count
     if clip_norm and norm > clip_norm:
         factor *= clip_norm / norm

@@ -13,7 +13,7 @@ from puna.core.batch import PackedBatch
 from puna.model.transformer import Transformer
 from puna.train.loop import Evaluate
 from puna.train.loss import next_token_loss
-from puna.train.saver import Batches
+from puna.train.solo import Batches, Worker
 
 
 def first_batches(batches: Batches, n: int) -> list[PackedBatch]:
@@ -21,11 +21,12 @@ def first_batches(batches: Batches, n: int) -> list[PackedBatch]:
     return [batches.next_batch() for _ in range(n)]
 
 
-def held_out(batches: Sequence[PackedBatch]) -> Evaluate:
+def held_out(batches: Sequence[PackedBatch], ranks: Worker | None = None) -> Evaluate:
     """The mean next-token loss over fixed batches.
 
     Args:
-        batches: What to evaluate on.
+        batches: What to evaluate on; with other processes, this one's share.
+        ranks: The other processes.
 
     Returns:
         A function of the model that gives `{"loss": nats per target}`.
@@ -33,6 +34,9 @@ def held_out(batches: Sequence[PackedBatch]) -> Evaluate:
     assert batches, "held_out needs at least one batch"
 
     def evaluate(model: Transformer) -> dict[str, float]:
+        if ranks is not None:
+            total, count = ranks.score(next_token_loss, batches)
+            return {"loss": total / count}
         with torch.no_grad():
             outputs = [next_token_loss(model, batch) for batch in batches]
         return {"loss": sum(float(o.sum) for o in outputs) / sum(o.count for o in outputs)}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,27 +30,12 @@ from puna.core.config import fingerprint
 from puna.core.errors import UsageError
 from puna.core.files import need_free_space
 from puna.core.run_folder import RunFolder
+from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
 from puna.train.optim import begin_optimizer_state, optimizer_tensors
-from puna.train.weights import Weights
-
-
-class Batches(Protocol):
-    """An endless source of batches that can name its place."""
-
-    def next_batch(self) -> Any:
-        """The next batch, in whatever form the loss takes."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """The place of the next batch, in JSON types."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go to a place that `state` named."""
-        ...
+from puna.train.solo import Batches, Worker
 
 
 class Saver:
@@ -59,11 +44,11 @@ class Saver:
     Args:
         run: Its folder.
         config: When to save and what to keep.
-        weights: The trained weights.
         optimizer: Their optimizer.
         batches: The batches.
         tokenizer: Goes into every checkpoint.
         card: Goes into every checkpoint.
+        worker: This process among those of the run.
     """
 
     def __init__(
@@ -71,15 +56,15 @@ class Saver:
         run: RunFolder,
         config: TrainConfig,
         *,
-        weights: Weights,
+        worker: Worker,
         optimizer: AdamW,
         batches: Batches,
         tokenizer: Tokenizer | None,
         card: Card,
     ) -> None:
-        self._run, self._config, self._weights = run, config, weights
+        self._run, self._config, self._worker, self._weights = run, config, worker, worker.weights
         self._optimizer, self._batches, self._tokenizer, self._card = optimizer, batches, tokenizer, card
-        self._segments = segments_of(weights.model.config)
+        self._segments = segments_of(worker.weights.model.config)
         self._settings = fingerprint(config)
         self._store = _store(run, config)
         self._saved_step, self._saved_at, self._prepared = -1, time.monotonic(), False
@@ -93,7 +78,8 @@ class Saver:
         folder = self._store.latest(settings=self._settings)
         if folder is None:
             need_free_space(self._run.path, self._bytes())
-            self._run.keep_metrics(lambda record: False)
+            if self._worker.speaks:
+                self._run.keep_metrics(lambda record: False)
             return TrainState()
         check_fits(load_config(folder), self._weights.model.config, where=folder)
         state = self._load(folder)
@@ -104,7 +90,10 @@ class Saver:
             )
         self._batches.restore(state.batches)
         ended = state.step == self._config.steps  # then the last evaluation is made again
-        self._run.keep_metrics(lambda r: r["step"] < state.step + (0 if ended and r.get("kind") == "evaluation" else 1))
+        if self._worker.speaks:
+            self._run.keep_metrics(
+                lambda r: r["step"] < state.step + (0 if ended and r.get("kind") == "evaluation" else 1)
+            )
         self._saved_step = state.step
         console.say(
             f"resuming from {folder}: step {state.step} of {self._config.steps}, "
@@ -121,7 +110,7 @@ class Saver:
         begin_optimizer_state(self._optimizer, lambda name: f"{STATE}optimizer/{first_part[name]}/step" in names)
         own, state = {}, self._optimizer_pieces()
         if any(name.startswith(f"{STATE}master/") for name in names):
-            state |= logical(stepped, self._segments, pattern="master/{}")
+            state |= self._logical(stepped, "master/{}")
             own = {name: p for name, p in frozen.items() if name not in stepped}
         else:
             own = frozen | stepped
@@ -178,7 +167,7 @@ class Saver:
         model = self._weights.model
 
         def side(target: Path) -> None:
-            dtype = model.embedding.weight.dtype
+            dtype = model.dtype
             write_side(target, model.config, tokenizer=self._tokenizer, card=self._card, dtype=dtype)
 
         self._store.save(state.step, self._snapshot(replace(state, batches=batches), random), side=side, wait=wait)
@@ -192,9 +181,27 @@ class Saver:
 
     def finish(self, facts: Mapping[str, str]) -> str:
         """Write the finished model into the run's `model/` and return its fingerprint."""
-        model = self._weights.model
+        model = self._whole_model()
         card = replace(self._card, facts={**self._card.facts, **facts})
-        return save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
+        fingerprint = ""
+        if self._worker.speaks:
+            try:
+                fingerprint = save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
+            except Exception:
+                self._worker.abandon()
+                raise
+        return self._worker.same(fingerprint)
+
+    def _whole_model(self) -> Transformer:
+        """The model with all its weights, on the process that speaks."""
+        if self._worker.processes == 1:
+            return self._weights.model
+        with torch.device("meta"):
+            model = Transformer(self._weights.model.config)
+        found = {n: t for n, t in self._worker.whole_tensors(self._weights.named) if t is not None}
+        if found:
+            model.load_state_dict(found, assign=True)
+        return model
 
     def __enter__(self) -> "Saver":
         return self
@@ -207,23 +214,26 @@ class Saver:
 
     def _snapshot(self, state: TrainState, random: Mapping[str, Tensor]) -> Snapshot:
         weights, more = self._by_room(self._parameters())
-        masters = logical(self._weights.masters, self._segments, pattern="master/{}")
+        masters = self._logical(self._weights.masters, "master/{}")
         return Snapshot(weights, {**self._optimizer_pieces(), **masters, **more, **logical(random, {})}, state.values())
 
     def _parameters(self) -> dict[str, Tensor]:
-        return dict(self._weights.model.named_parameters())
+        return dict(self._weights.held)
 
     def _by_room(self, parameters: Mapping[str, Tensor]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Weights of a Llama model, and those that no other tool knows, which go with the training state."""
         known = {name: p for name, p in parameters.items() if name in self._segments}
         more = {name: p for name, p in parameters.items() if name not in self._segments}
-        return logical(known, self._segments), logical(more, {}, pattern="own/{}")
+        return self._logical(known, "{}"), logical(more, {}, pattern="own/{}")
+
+    def _logical(self, tensors: Mapping[str, Tensor], pattern: str) -> dict[str, Any]:
+        return logical(tensors, self._segments, pattern=pattern, of=self._weights.pieces)
 
     def _optimizer_pieces(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for kind, tensors in optimizer_tensors(self._optimizer).items():
             shaped = {name: t for name, t in tensors.items() if t.dim()}
-            found |= logical(shaped, self._segments, pattern=f"optimizer/{{}}/{kind}")
+            found |= self._logical(shaped, f"optimizer/{{}}/{kind}")
             for name, value in tensors.items():
                 if not value.dim():  # one number for all rows
                     parts = logical_names(name, self._segments)
@@ -232,9 +242,8 @@ class Saver:
 
     def _bytes(self) -> int:
         """About what one checkpoint takes: weights, masters, two moments, and a little."""
-        model = sum(p.nbytes for p in self._weights.model.parameters())
-        fp32 = sum(4 * w.numel() for w in self._weights.named.values())
-        return model + 2 * fp32 + (fp32 if self._weights.masters else 0) + (8 << 20)
+        parameters, size = self._weights.model.config.parameters(), self._weights.model.dtype.itemsize
+        return parameters * (size + 8 + (4 if self._weights.masters else 0)) + (8 << 20)
 
 
 def _store(run: RunFolder, config: TrainConfig) -> CheckpointStore:

@@ -9,6 +9,7 @@ Source: Mixed precision training (1710.03740), section 3.1; fp32 gradient accumu
 import torch
 from torch import Tensor
 
+from puna.checkpoint.pieces import Pieces, pieces_of
 from puna.model.transformer import Transformer
 from puna.train.machine import Machine
 
@@ -39,6 +40,15 @@ class Weights:
         return self._masters or dict(own)
 
     @property
+    def held(self) -> dict[str, Tensor]:
+        """All parameters that this process holds."""
+        return dict(self.model.named_parameters())
+
+    def pieces(self, name: str, tensor: Tensor) -> Pieces:
+        """What of a parameter, or of a tensor of its shape, is here: all."""
+        return pieces_of(tensor)
+
+    @property
     def masters(self) -> dict[str, Tensor]:
         """The fp32 masters, empty when the model itself is fp32."""
         return self._masters
@@ -46,6 +56,11 @@ class Weights:
     def gradients(self) -> list[Tensor]:
         """The gradients that are there, summed over micro-batches."""
         return [w.grad for w in self.named.values() if w.grad is not None]
+
+    def drop_gradients(self) -> None:
+        """Free the gradients."""
+        for weight in self.named.values():
+            weight.grad = None
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -1,0 +1,64 @@
+"""`puna launch`: the files that start a recipe on a node, under Slurm, or on Kubernetes."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from puna.cli.stage_verb import HELP, examples, recipe_arguments
+
+
+@click.command(
+    "launch",
+    context_settings=HELP,
+    epilog=examples(
+        "puna launch llama3-8b --torchrun --gpus 8",
+        "puna launch llama3-70b --slurm --gpus 512 --partition train --hours 48",
+        "puna launch llama3-405b --kubernetes --gpus 16384 --image registry.example/puna:0.1",
+    ),
+)
+@recipe_arguments
+@click.option("--torchrun", "target", flag_value="torchrun", help="A script for one node.")
+@click.option("--slurm", "target", flag_value="slurm", help="A batch script for sbatch.")
+@click.option("--kubernetes", "target", flag_value="kubernetes", help="An indexed Job and its Service.")
+@click.option("--gpus", type=click.IntRange(min=1), help="GPUs in all; default: the product of the recipe's degrees.")
+@click.option("--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the files; default: launch/RECIPE.")
+@click.option("--hours", type=click.FloatRange(min=0.1), default=24.0, show_default=True, help="Time limit (Slurm).")
+@click.option("--partition", default="", help="Slurm partition.")
+@click.option("--account", default="", help="Slurm account.")
+@click.option("--image", default="puna:latest", show_default=True, help="Container image (Kubernetes).")
+@click.option("--claim", default="puna-data", show_default=True, help="PersistentVolumeClaim at /data (Kubernetes).")
+@click.option("--restarts", type=click.IntRange(min=0), default=20, show_default=True, help="Starts after failures.")
+def command(
+    recipe: str, overrides: tuple[str, ...], target: Any, gpus: int | None, out: Path | None, **settings: Any
+) -> None:
+    """Write the files that start a recipe on a cluster.
+
+    The recipe is checked first. Nothing is started: the command to type is printed. Every file starts the same command
+    again after a failure, which resumes from the last checkpoint.
+    """
+    from puna.core import console
+    from puna.core.errors import UsageError
+    from puna.stages import launch, recipes, showing, stage
+
+    if target not in get_args(launch.Target):
+        raise UsageError("say where: --torchrun (one node), --slurm or --kubernetes")
+    path = recipes.find_recipe(recipe)
+    shown = showing.resolve(path, overrides)
+    many = [verb for verb in stage.STAGES if stage.find_stage(verb).on_many]
+    if shown.verb not in many:
+        raise UsageError(
+            f"{recipe} is a recipe of `puna {shown.verb}`, which runs in one process; recipes of "
+            f"{', '.join(many)} can be launched"
+        )
+    job = launch.Job(
+        name=launch.job_name(path.stem),
+        words=("puna", shown.verb, recipes.as_typed(path), *overrides),
+        gpus=launch.world_size(shown.resolved.config, gpus),
+        **settings,
+    )
+    folder = out or Path("launch") / path.stem
+    for file in launch.write(job, target, folder):
+        console.say(f"wrote {file}; start it with:")
+        console.command(launch.how_to_start(target, file))

@@ -1,0 +1,130 @@
+"""Memory of the fullest rank, by kind, in bytes.
+
+Weights, gradients and optimizer states follow from the ZeRO stage (1910.02054): AdamW in mixed precision keeps 2 bytes
+of weight for compute, 4 of gradient sum, and 12 of master weight and two moments; FSDP keeps all 16 divided and gathers
+two blocks at a time. Activations follow 2205.05198, section 4, recounted for a gated feed-forward and a fused attention
+kernel, which keeps no scores:
+
+    bytes of a token and block = 2 (5 D / tp + (2 q + 2 kv + 3 F) / tp)           (5 D whole without sequence
+    parallelism)
+
+A pipeline's first rank holds pp micro-batches in flight (interleaving: 1 + (pp - 1) / (pp v) times as many); its last
+one holds the logits.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from puna.planner.layout import Workload
+from puna.planner.work import stage_layers
+
+ZeroStage = Literal[0, 1, 2, 3]
+
+GIB = 2**30
+_CONTEXT_BYTES = 2.0 * GIB  # CUDA context, cuBLAS and NCCL buffers of a process
+_FRAGMENTS = 0.04  # of what is allocated: the caching allocator's holes
+_SELECTIVE_KEPT = 0.55  # of a block's activations, when every other product is kept
+_LOGIT_BYTES = 10  # a logit: bf16, fp32 copy, fp32 gradient
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes of the fullest rank.
+
+    Attributes:
+        weights: For compute, and where they are divided (FSDP) the master copy too.
+        gradients: Sums over micro-batches.
+        optimizer: Moments, and the master copy where weights are whole.
+        activations: Kept for the backward pass, in flight together.
+        logits: Scores over the vocabulary.
+        buffers: Gathered blocks, communication, the allocator's holes, the CUDA context.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    buffers: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
+
+    @property
+    def total_gib(self) -> float:
+        """All of it, GiB."""
+        return self.total / GIB
+
+
+def rank_memory(work: Workload, *, chunked_logits: bool = False) -> RankMemory:
+    """Memory of the fullest rank.
+
+    Args:
+        work: The configuration.
+        chunked_logits: The loss is computed piece by piece and never holds all logits (ours does).
+    """
+    shape, degrees = work.shape, work.degrees
+    parameters = rank_parameters(work)
+    group = degrees.dp_shard * degrees.cp if work.zero else 1
+    if work.zero == 3:
+        weights, gradients, optimizer = (parameters * b / group for b in (4, 4, 8))
+        # with a pipeline, weights stay gathered and gradient sums stay whole until the last micro-batch
+        gathered = parameters * (2 + 4) if work.gathers_once else 2 * 2 * shape.layer_parameters / degrees.tp
+        gathered += 2 * shape.head_parameters / degrees.tp + 4 * shape.layer_parameters / degrees.tp
+        if group == 1:
+            gathered = 0.0
+    else:
+        weights = 2 * parameters
+        gradients = 4 * parameters / (group if work.zero == 2 and not work.gathers_once else 1)
+        optimizer = 12 * parameters / group
+        gathered = 0.0
+    kept = activation_bytes(work)
+    tokens = work.micro_batch * work.seq_len / degrees.cp
+    logits = tokens * shape.vocab_size / degrees.tp * (_LOGIT_BYTES / (8 if chunked_logits else 1))
+    if degrees.pp > 1:  # the last rank has few micro-batches in flight, the first one many
+        last = kept / min(degrees.pp, work.micro_batches) + logits
+        logits = max(0.0, last - kept)
+    held = weights + gradients + optimizer + kept + logits + gathered
+    return RankMemory(weights, gradients, optimizer, kept, logits, gathered + _FRAGMENTS * held + _CONTEXT_BYTES)
+
+
+def rank_parameters(work: Workload) -> float:
+    """Weights of the fullest rank before dp_shard divides them."""
+    shape, degrees = work.shape, work.degrees
+    layers, _ = stage_layers(work)
+    if degrees.pp == 1:
+        return shape.parameters() / degrees.tp
+    return (layers * (shape.layer_parameters + 2 * shape.dim) + shape.head_parameters) / degrees.tp
+
+
+def block_bytes(work: Workload) -> float:
+    """Activations that one block keeps of a token without recomputation."""
+    shape, tp = work.shape, work.degrees.tp
+    residual = 5 * shape.dim / (tp if work.sequence_parallel else 1)
+    inner = (2 * shape.query_dim + 2 * shape.kv_dim + (3 if shape.gated else 2) * shape.ffn_dim) / tp
+    return 2 * (residual + inner)
+
+
+def activation_bytes(work: Workload) -> float:
+    """Activations in flight on the first rank of the pipeline."""
+    degrees = work.degrees
+    layers, _ = stage_layers(work)
+    tokens = work.micro_batch * work.seq_len / degrees.cp
+    block = tokens * block_bytes(work)
+    if work.stack.attention == "scores" and work.recompute not in ("attention", "full"):
+        # scores before and after softmax and the dropout mask: 5 a s of 2205.05198, equation 2
+        block += 5 * tokens * work.seq_len * work.shape.n_heads / degrees.tp
+    edge = 2 * tokens * work.shape.dim / (degrees.tp if work.sequence_parallel else 1)
+    kept = {
+        "none": block,
+        "attention": block,
+        "selective": _SELECTIVE_KEPT * block,
+        "full": work.checkpointed * edge + (1 - work.checkpointed) * block,
+    }[work.recompute]
+    flight = min(degrees.pp, work.micro_batches)
+    if work.stages_per_rank > 1:
+        flight *= 1 + (degrees.pp - 1) / (degrees.pp * work.stages_per_rank)
+    extra = block if work.recompute == "full" else 0.0  # the block that is being computed again
+    return flight * layers * kept + extra

@@ -1,0 +1,292 @@
+"""Published speeds of other people's clusters, read from a CSV of one row a configuration.
+
+Columns: source, model, n_gpus, gpu, tp, pp, vpp, cp, dp_shard, dp_replicate, seq_len, global_batch_seqs, micro_batch,
+precision, act_ckpt, tflops_per_gpu, tok_s_gpu, mfu, peak_mem_gib, note. Any of them may be missing or empty: what can
+be told from the rest is told, and a row that stays unclear is skipped with its reason.
+
+The measured speed is tokens/s where it is printed, since that needs no convention; else it comes from TFLOPS, else from
+MFU, with the FLOP convention that the note names (`full` where it names none: most projects use it).
+"""
+
+import csv
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from puna.core.errors import ConfigError, MissingError, UsageError
+from puna.planner import memory
+from puna.planner.hardware import Cluster, Precision, find_gpu
+from puna.planner.layout import STACKS, Degrees, Recompute, Stack, Workload
+from puna.planner.shape import FlopsConvention, Shape, read_shape
+
+
+@dataclass(frozen=True)
+class Published:
+    """One usable row.
+
+    Attributes:
+        line: Line of the file, the header being 1.
+        source: Who published it.
+        model: As printed.
+        work: The configuration.
+        tokens_per_second: Measured, a GPU.
+        memory_gib: Measured peak, or None.
+    """
+
+    line: int
+    source: str
+    model: str
+    work: Workload
+    tokens_per_second: float
+    memory_gib: float | None
+
+    @property
+    def step_seconds(self) -> float:
+        """Measured time of a step."""
+        return self.work.tokens / (self.tokens_per_second * self.work.cluster.n_gpus)
+
+
+class SkipRow(Exception):  # noqa: N818 - it carries a reason, nothing failed
+    """A row that cannot be used, with its reason."""
+
+
+def read_published(path: Path) -> tuple[list[Published], list[tuple[int, str]]]:
+    """Read a file.
+
+    Returns:
+        The usable rows, and for every other one its line and the reason.
+
+    Raises:
+        MissingError: The file is not there.
+        ConfigError: It is no CSV with the columns `model` and `n_gpus`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise MissingError(f"{path} is not there. Give a CSV of published throughputs.") from error
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise ConfigError([f"{path} is not a CSV in UTF-8: {error}"]) from error
+    reader = csv.DictReader(text.splitlines())
+    if missing := {"model", "n_gpus"} - set(reader.fieldnames or ()):
+        raise ConfigError(
+            [f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)]
+        )
+    rows: list[Published] = []
+    skipped: list[tuple[int, str]] = []
+    for cells in reader:
+        plain = {key: (value or "").strip() for key, value in cells.items() if isinstance(key, str)}
+        try:
+            rows.append(read_row(plain, reader.line_num))
+        except SkipRow as reason:
+            skipped.append((reader.line_num, str(reason)))
+    return rows, skipped
+
+
+def read_row(cells: Mapping[str, str], line: int) -> Published:
+    """Understand one row.
+
+    Raises:
+        SkipRow: It cannot be used.
+    """
+    model = cells.get("model", "")
+    shape = read_shape(model)
+    if shape is None:
+        raise SkipRow("not a dense transformer" if model else "no model")
+    cluster = _cluster(cells)
+    degrees = _degrees(cells, cluster.n_gpus)
+    seq_len = _number(cells, "seq_len") or 0
+    if seq_len < 1:
+        raise SkipRow("no sequence length")
+    stack = read_stack(cells)
+    micro = _number(cells, "micro_batch")
+    batch = _number(cells, "global_batch_seqs")
+    if batch is None:
+        # without a batch: no accumulation, and four micro-batches a stage in a pipeline
+        batch = degrees.data_parallel * (micro or 1) * (4 * degrees.pp if degrees.pp > 1 else 1)
+    if micro is None:
+        micro = _micro_batch(stack, degrees, batch / degrees.data_parallel, seq_len)
+    micro = max(1, min(int(micro), round(batch / degrees.data_parallel) or 1))
+    work = Workload(
+        shape=shape,
+        cluster=cluster,
+        degrees=degrees,
+        seq_len=int(seq_len),
+        global_batch=max(1, int(batch)),
+        micro_batch=micro,
+        stages_per_rank=_stages_per_rank(cells, shape, degrees, batch / degrees.data_parallel / micro),
+        zero=_zero(cells, stack, degrees),
+        precision=_precision(cells),
+        sequence_parallel=_sequence_parallel(cells),
+        stack=stack,
+    )
+    work = _with_recompute(work, cells)
+    speed = _tokens_per_second(cells, shape, work)
+    return Published(line, cells.get("source", "") or "no source", model, work, speed, _number(cells, "peak_mem_gib"))
+
+
+def _number(cells: Mapping[str, str], key: str) -> float | None:
+    text = cells.get(key, "").replace(",", "").replace("_", "").lstrip("~≈<>= ")
+    match = re.match(r"\d+(\.\d+)?(e[+-]?\d+)?", text, re.IGNORECASE)
+    value = float(match.group()) if match else None
+    return value if value else None
+
+
+def _cluster(cells: Mapping[str, str]) -> Cluster:
+    count = _number(cells, "n_gpus")
+    if count is None:
+        raise SkipRow("no number of GPUs")
+    note = f"{cells.get('note', '')} {cells.get('source', '')}"
+    name = cells.get("gpu", "")
+    if re.search(r"96 ?GB|HBM2e|500 ?W", f"{name} {note}", re.IGNORECASE) and "H100" in name.upper():
+        name = "H100-96GB"
+    try:
+        gpu = find_gpu(name)
+    except UsageError:
+        raise SkipRow(f"GPU {name or 'not given'} is not known") from None
+    network = re.search(r"(\d{3,4}) ?Gb(?:ps|/s|it/s)", note)
+    return Cluster(gpu, int(count)).with_network(float(network.group(1)) if network else None)
+
+
+def _degrees(cells: Mapping[str, str], n_gpus: int) -> Degrees:
+    tp, pp, cp = (int(_number(cells, name) or 1) for name in ("tp", "pp", "cp"))
+    shard, replicate = _number(cells, "dp_shard"), _number(cells, "dp_replicate")
+    left = n_gpus // (tp * pp * cp)
+    if left < 1:
+        raise SkipRow("tp, pp and cp are more than the GPUs")
+    if shard is None and replicate is None:
+        shard, replicate = left, 1
+    elif shard is None:
+        shard = max(1, left // int(replicate or 1))
+    elif replicate is None:
+        replicate = max(1, left // int(shard))
+    degrees = Degrees(dp_replicate=int(replicate or 1), dp_shard=int(shard), cp=cp, tp=tp, pp=pp)
+    if degrees.world_size == n_gpus:
+        return degrees
+    if degrees.data_parallel == left * cp:  # the published data-parallel size counts context ranks
+        return Degrees(dp_shard=left, cp=cp, tp=tp, pp=pp)
+    if left * tp * pp * cp == n_gpus:
+        return Degrees(dp_shard=left, cp=cp, tp=tp, pp=pp)
+    raise SkipRow("the degrees do not multiply to the number of GPUs")
+
+
+def _stages_per_rank(cells: Mapping[str, str], shape: Shape, degrees: Degrees, micro_batches: float) -> int:
+    """As printed; else the least interleaving that keeps the bubble below a twentieth, as an operator would choose."""
+    text = f"{cells.get('note', '')} {cells.get('act_ckpt', '')}".lower()
+    if (printed := _number(cells, "vpp")) is not None or degrees.pp == 1:
+        return max(1, int(printed or 1))
+    if "1f1b" in text and "interleav" not in text:
+        return 1
+    layers = shape.n_layers
+    if layers % degrees.pp and (layers + 2) % degrees.pp == 0:
+        layers += 2
+    fitting = [v for v in range(1, max(1, layers // degrees.pp) + 1) if layers % (degrees.pp * v) == 0] or [1]
+    small = [v for v in fitting if (degrees.pp - 1) / (v * micro_batches) < 0.05]
+    return small[0] if small else fitting[-1]
+
+
+def read_stack(cells: Mapping[str, str]) -> Stack:
+    """The software behind a row, from its source and note."""
+    source, note = cells.get("source", "").lower(), cells.get("note", "").lower()
+    text = f"{source} {note}"
+    if re.search(r"sc21|2104\.04473|2205\.05198|april2021", source):
+        return STACKS["megatron-2021"]
+    if re.search(r"foundry|mosaic|composer|databricks", source):
+        return STACKS["llm-foundry"]
+    if "nanotron" in source or "ultrascale" in source:
+        return STACKS["nanotron"]
+    if re.search(r"megatron|nemo\b|nvidia|transformerengine", source):
+        return STACKS["nvidia"]
+    if re.search(r"torchtitan|fms|pytorch|fsdp|olmo|lingua|torch\b", text):
+        if re.search(r"no compile|without compile|eager", note):
+            return STACKS["torch-eager"]
+        return replace(STACKS["torch-compile"], hides_tensor_parallel="async" in text)
+    return STACKS["unseen"]
+
+
+def _micro_batch(stack: Stack, degrees: Degrees, sequences: float, seq_len: float) -> float:
+    """Where it is not told: what the software takes by default, with `sequences` a data-parallel rank and step."""
+    if degrees.pp > 1 and stack.family.startswith("torch"):
+        return max(1.0, sequences // degrees.pp)  # as many micro-batches as pipeline ranks
+    if degrees.pp > 1 or sequences <= 1:
+        return 1.0
+    return max(1.0, min(sequences, 16_384 // seq_len))  # about 16 thousand tokens
+
+
+def _zero(cells: Mapping[str, str], stack: Stack, degrees: Degrees) -> "memory.ZeroStage":
+    note = cells.get("note", "").lower()
+    if match := re.search(r"zero-?([0123])", note):
+        if "zero-3" in note or "fsdp zero" in note:
+            return 3
+        if re.search(r"no zero|plain dp|\bddp\b", note):
+            return 0
+        return {"0": 0, "1": 1, "2": 2, "3": 3}[match.group(1)]  # type: ignore[return-value]
+    if "no zero" in note or "plain dp" in note:
+        return 0
+    if "shard_grad_op" in note:
+        return 2
+    if re.search(r"fsdp|hsdp|full_shard", note):
+        return 3
+    if stack.family in ("nvidia", "megatron-2021"):
+        return 1 if degrees.dp_shard > 1 else 0
+    if degrees.dp_shard == 1 and degrees.data_parallel > 1:
+        return 0
+    return 3 if degrees.pp == 1 else 2
+
+
+def _precision(cells: Mapping[str, str]) -> Precision:
+    text = cells.get("precision", "").lower()
+    return "fp4" if "fp4" in text else "fp8" if re.search(r"fp8|float8|e4m3", text) else "bf16"
+
+
+def _sequence_parallel(cells: Mapping[str, str]) -> bool:
+    text = f"{cells.get('note', '')} {cells.get('act_ckpt', '')}".lower()
+    if "sp off" in text or re.search(r"sc21|april2021|2104\.04473", cells.get("source", "").lower()):
+        return False
+    return not ("2205.05198" in cells.get("source", "") and "sp" not in cells.get("act_ckpt", "").lower())
+
+
+def _with_recompute(work: Workload, cells: Mapping[str, str]) -> Workload:
+    text = cells.get("act_ckpt", "").lower()
+    if "none/selective" in text or "none / selective" in text:
+        return replace(work, recompute="selective", checkpointed=0.5)
+    if "full" in text or text in ("yes", "true", "1"):
+        return replace(work, recompute="full")
+    if "block" in text:  # some of the blocks, whole
+        return replace(work, recompute="full", checkpointed=0.4)
+    if "budget" in text or "op" in text.split() or "sac" in text:
+        return replace(work, recompute="selective")
+    if "select" in text:
+        mode: Recompute = "attention" if work.stack.family in ("nvidia", "megatron-2021") else "selective"
+        return replace(work, recompute=mode)
+    if text in ("none", "no", "off", "false", "0"):
+        return work
+    if work.stack.family == "nvidia":
+        return work  # its benchmarks recompute at most what costs little, and keep activations in 8 bits
+    # not told: the cheapest that fits
+    for mode in ("none", "selective", "full"):
+        tried = replace(work, recompute=mode)
+        if memory.rank_memory(tried).total_gib <= work.cluster.gpu.memory_gib:
+            return tried
+    return work
+
+
+def read_convention(cells: Mapping[str, str]) -> FlopsConvention:
+    """The FLOP convention that a row's note names; `full` where it names none."""
+    note = cells.get("note", "").lower()
+    if "includes recompute" in note or "hfu-style" in note:
+        return "recompute"
+    return "causal" if "causal" in note and "non-causal" not in note else "full"
+
+
+def _tokens_per_second(cells: Mapping[str, str], shape: Shape, work: Workload) -> float:
+    if (printed := _number(cells, "tok_s_gpu")) is not None:
+        return printed
+    convention = read_convention(cells)
+    flops = shape.flops_per_token(work.seq_len, convention=convention)
+    if (tflops := _number(cells, "tflops_per_gpu")) is not None:
+        return tflops * 1e12 / flops
+    if (mfu := _number(cells, "mfu")) is not None:
+        mfu = mfu / 100 if mfu > 1.5 else mfu
+        return mfu * work.cluster.gpu.bf16_flops / shape.flops_per_token(work.seq_len, convention=convention)
+    raise SkipRow("no speed: neither tok_s_gpu, tflops_per_gpu nor mfu")

@@ -1,0 +1,176 @@
+"""`puna train RECIPE --dry-run --world-size N`: one rank of a large run on shapes, before anything is rented.
+
+What is counted comes from the real model (`train/rehearsal.py`): parameters, memory by kind, bytes on each link, the
+pipeline's order. What is expected of hardware comes from the planner: seconds, tokens, TFLOPS, goodput. A layout that
+cannot fit is refused, with the nearest one that does.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from puna.core import console
+from puna.core.errors import UsageError
+from puna.model.config import ModelConfig
+from puna.planner import goodput
+from puna.planner.estimate import Estimate, estimate
+from puna.planner.hardware import read_cluster
+from puna.planner.layout import Degrees, Workload
+from puna.planner.search import nearest_fitting
+from puna.planner.shape import from_config
+from puna.stages.pretrain import PretrainRecipe, shape_of
+from puna.stages.stage import PlanRow
+from puna.train.parallel_config import ParallelConfig, Work, check
+
+_FRAGMENTS, _CONTEXT_BYTES = 0.04, 2 << 30
+"""Holes of the caching allocator, and CUDA context with the buffers of cuBLAS and NCCL."""
+_LOGIT_CHUNK_BYTES = 4 * (32 << 20)
+"""Logits, their fp32 copy and gradient, of one chunk of the loss."""
+
+
+def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: float, as_json: bool) -> None:
+    """Rehearse, print, refuse what cannot fit.
+
+    Args:
+        recipe: The checked recipe.
+        world_size: Processes in all.
+        gpu: Name of the card.
+        failures: Interruptions an hour and GPU.
+        as_json: One JSON object as the last line.
+
+    Raises:
+        ConfigError: The layout cannot be.
+        UsageError: It does not fit the card's memory.
+    """
+    from puna.train.rehearsal import rehearse
+
+    shape, data = shape_of(recipe), recipe.data
+    layout = recipe.parallel.resolve(world_size)
+    work = Work(data.rows, data.sequence_length, recipe.train.accumulation, "cuda")
+    check(layout, shape, work)
+    load = _workload(layout, shape, work, f"{world_size}x{gpu}")
+    found, expected = rehearse(layout, shape, work), estimate(load)
+    memory = _memory(found, layout, expected)
+    total = sum(memory.values())
+    limit = load.cluster.gpu.memory_gib * 2**30
+    result = _result(found, expected, memory, shape, failures) | {"fits": total <= limit, "memory_limit_bytes": limit}
+    if not as_json:
+        console.table("", ["what", "value"], _rows(result, layout, load))
+    nearest = None
+    if total > limit:
+        other = nearest_fitting(load)
+        nearest = other and f"{other.work.degrees}, recompute {other.work.recompute}, {other.memory.total_gib:.0f} GiB"
+        result["nearest"] = nearest
+    if as_json:
+        console.write(json.dumps(result) + "\n")
+    if total > limit:
+        raise UsageError(
+            f"this layout needs {console.short_bytes(total)} on its first rank, a {load.cluster.gpu.name} has "
+            f"{console.short_bytes(limit)}. "
+            + (f"The nearest that fits: {nearest}." if nearest else f"Nothing fits {world_size} of them; use more.")
+        )
+
+
+def _workload(layout: ParallelConfig, shape: ModelConfig, work: Work, gpus: str) -> Workload:
+    degrees = Degrees(**{axis: getattr(layout, axis) for axis in ("dp_replicate", "dp_shard", "cp", "tp", "pp")})
+    return Workload(
+        shape=from_config(shape),
+        cluster=read_cluster(gpus),
+        degrees=degrees,
+        seq_len=work.sequence_length,
+        global_batch=work.rows * work.accumulation,
+        micro_batch=max(1, work.rows // layout.data_ranks),
+        stages_per_rank=max(1, layout.n_stages // layout.pp),
+        recompute="selective" if layout.recompute == "budget" else layout.recompute,
+        precision="bf16" if layout.float8 == "none" else "fp8",
+    )
+
+
+def _memory(found: Any, layout: ParallelConfig, expected: Estimate) -> dict[str, float]:
+    """Bytes of the first rank by kind. What a compiler keeps of the activations only the planner's formula knows."""
+    kept = found.activation_bytes * found.in_flight + found.block_bytes
+    if layout.compile:
+        kept = min(kept, expected.memory.activations)
+    held = 0 if layout.offload == "optimizer" else found.parameters
+    memory = {
+        "weights": 4.0 * held,
+        "gradients": 4.0 * held,
+        "optimizer": 8.0 * held,
+        "activations": kept * (layout.memory_budget if layout.recompute == "budget" else 1.0),
+        "buffers": found.gathered_bytes + _LOGIT_CHUNK_BYTES,
+    }
+    memory["buffers"] += _FRAGMENTS * sum(memory.values()) + _CONTEXT_BYTES
+    return memory
+
+
+def _result(found: Any, expected: Estimate, memory: dict[str, float], shape: ModelConfig, failures: float) -> Any:
+    work, n = expected.work, expected.work.cluster.n_gpus
+    stall = goodput.stall_seconds(work.shape, n)
+    run = goodput.expected_goodput(n, stall=stall, interruptions_per_gpu_hour=failures)
+    return {
+        "rank": {"parameters": found.parameters, "parameters_before_sharding": found.part_parameters},
+        "memory_bytes": memory | {"total": sum(memory.values())},
+        "memory_planner_bytes": expected.memory.total,
+        "traffic_bytes_per_step": dict(found.traffic),
+        "traffic_links": {t.kind: t.link for t in expected.traffic},
+        "pipeline": {"bubble": found.bubble, "in_flight": found.in_flight},
+        "flops_per_token": {c: shape.flops_per_token(work.seq_len, convention=c) for c in ("causal", "full")},
+        "step_seconds": expected.seconds,
+        "tokens_per_second": expected.tokens_per_second,
+        "tokens_per_second_gpu": expected.tokens_per_second_gpu,
+        "tflops_gpu": {c: expected.tflops(c) for c in ("causal", "full")},
+        "mfu_full": expected.mfu("full"),
+        "checkpoint": {
+            "bytes": goodput.checkpoint_bytes(work.shape),
+            "stall_seconds": stall,
+            "write_seconds": goodput.checkpoint_seconds(
+                work.shape, writers=max(1, n // work.cluster.gpu.node_gpus), bytes_per_second=2e9
+            ),
+        },
+        "goodput": {
+            "share": run.share,
+            "hours_to_interruption": run.hours_to_interruption,
+            "checkpoint_every_seconds": run.interval_seconds,
+        },
+        "dry_run": {"seconds": found.seconds, "peak_memory_bytes": found.memory_bytes},
+    }
+
+
+_LINKS = {"tp": "tensor", "cp": "context", "fsdp": "data", "dp_replicate": "data", "pp": "pipeline"}
+
+
+def _rows(result: Any, layout: ParallelConfig, load: Workload) -> Sequence[PlanRow]:
+    size, memory = console.short_bytes, result["memory_bytes"]
+    rank, flops, tflops = result["rank"], result["flops_per_token"], result["tflops_gpu"]
+    saved, run, spent = result["checkpoint"], result["goodput"], result["dry_run"]
+    rows = [
+        ("layout", f"{load.degrees} on {load.cluster}; {layout.n_stages} stages, recompute {layout.recompute}"),
+        ("parameters of rank 0", f"{rank['parameters']:,} of {rank['parameters_before_sharding']:,} before FSDP"),
+        *((f"memory, {kind}", size(value)) for kind, value in memory.items()),
+        ("memory, by the planner", size(result["memory_planner_bytes"])),
+    ]
+    for axis, n_bytes in result["traffic_bytes_per_step"].items():
+        link = result["traffic_links"].get(_LINKS.get(axis, ""), "NVLink")
+        rows.append((f"sent a step, {axis}", f"{size(n_bytes)} over {link}"))
+    return [
+        *rows,
+        ("pipeline", f"bubble {result['pipeline']['bubble']:.1%}, {result['pipeline']['in_flight']:g} in flight"),
+        ("FLOPs per token", f"{flops['causal']:.4g} causal, {flops['full']:.4g} full attention"),
+        ("step, expected", f"{result['step_seconds']:.3g} s"),
+        ("tokens/s", f"{result['tokens_per_second']:,.0f}, {result['tokens_per_second_gpu']:,.0f} a GPU"),
+        (
+            "TFLOPS a GPU",
+            f"{tflops['causal']:.0f} causal, {tflops['full']:.0f} full; MFU {result['mfu_full']:.1%} (full)",
+        ),
+        (
+            "checkpoint",
+            f"{size(saved['bytes'])}, {saved['stall_seconds']:.2g} s of waiting, "
+            f"{console.short_time(saved['write_seconds'])} to write at 2 GB/s a node",
+        ),
+        (
+            "goodput",
+            f"{run['share']:.1%} with one interruption in {run['hours_to_interruption']:.3g} h and a checkpoint every "
+            f"{console.short_time(run['checkpoint_every_seconds'])}",
+        ),
+        ("this dry run", f"{spent['seconds']:.1f} s, {size(spent['peak_memory_bytes'])}"),
+    ]

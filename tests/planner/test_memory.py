@@ -1,0 +1,58 @@
+"""Memory: the arithmetic of the papers, and peaks that others published."""
+
+import pytest
+
+from puna.planner.layout import STACKS, Degrees
+from puna.planner.memory import activation_bytes, rank_memory
+from tests.planner.rows import work
+
+
+def test_fsdp_divides_sixteen_bytes_a_parameter():
+    found = rank_memory(given := work())
+    assert found.weights + found.gradients + found.optimizer == 16 * given.shape.parameters() / 8
+
+
+def test_zero_one_divides_the_optimizer_alone():
+    found, n = rank_memory(given := work(zero=1)), None
+    n = given.shape.parameters()
+    assert (found.weights, found.gradients, found.optimizer) == (2 * n, 4 * n, 12 * n / 8)
+
+
+def test_recomputation_keeps_less_and_tensor_parallelism_divides():
+    kept = [activation_bytes(work(recompute=mode)) for mode in ("none", "selective", "full")]
+    assert kept == sorted(kept, reverse=True)
+    assert activation_bytes(work(degrees=Degrees(dp_shard=4, tp=2))) == pytest.approx(kept[0] / 2)
+
+
+def test_the_first_pipeline_rank_holds_as_many_micro_batches_as_there_are_ranks():
+    layout = Degrees(dp_shard=8, pp=8)
+    plain = activation_bytes(work("70B", "64xH100", layout, global_batch=128))
+    woven = activation_bytes(work("70B", "64xH100", layout, global_batch=128, stages_per_rank=5))
+    alone = activation_bytes(work("70B", "64xH100", Degrees(dp_shard=64), global_batch=128))
+    assert plain == pytest.approx(alone)
+    assert woven == pytest.approx(plain * (1 + 7 / 40))
+
+
+@pytest.mark.parametrize(
+    ("size", "cluster", "degrees", "changes", "published"),
+    [
+        # torchtitan's tables (its benchmarks folder): 8B, two sequences a GPU, selective recomputation
+        (
+            "8B",
+            "8xH100-96GB",
+            Degrees(dp_shard=8),
+            {"micro_batch": 2, "recompute": "selective", "global_batch": 16},
+            77.0,
+        ),
+        (
+            "8B",
+            "128xH100-96GB",
+            Degrees(dp_shard=128),
+            {"micro_batch": 2, "recompute": "selective", "global_batch": 256},
+            62.0,
+        ),
+    ],
+)
+def test_published_peaks_are_met_within_a_tenth(size, cluster, degrees, changes, published):
+    given = work(size, cluster, degrees, stack=STACKS["torch-compile"], **changes)
+    assert rank_memory(given).total_gib == pytest.approx(published, rel=0.1)
