@@ -181,7 +181,7 @@ def _convert(source: Path, out: Path, pipe: Any) -> None:
 
 def convert(layers: int) -> dict[str, float]:
     """Convert a checkpoint of 70B's widths in a process of its own."""
-    config = SIZES["70b"].model_copy(update={"n_layers": layers})
+    config = SIZES["70B"].model_copy(update={"n_layers": layers})
     with tempfile.TemporaryDirectory(dir=".") as name:
         n_bytes = make_big(Path(name) / "step-00000001", config)
         mine, theirs = multiprocessing.get_context("spawn").Pipe()
