@@ -30,6 +30,7 @@ VERBS = {
     "sft": "Fine-tune a model on dialogs.",
     "sample": "Sample answers and make preference pairs of them.",
     "dpo": "Align a model to preference pairs.",
+    "annotate": "Collect preferences from people, check them.",
     "eval": "Score a model on tasks, with intervals.",
     "report": "Write the report page of a run.",
     "chat": "Talk to a model in the terminal.",
