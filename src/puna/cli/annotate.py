@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from puna.cli.stage_verb import HELP, examples
+from puna.cli.stage_verb import HELP, examples, stage_command
 
 
 @click.group(
@@ -187,3 +187,93 @@ def upgrade(database: str) -> None:
         raise MissingError(f"collection {database} is not there")
     connect(database, create=True).dispose()
     console.say(f"{hide(database)} has the newest schema")
+
+
+@command.command("status", context_settings=HELP, epilog=examples("puna annotate status my-prefs.db"))
+@click.argument("database")
+def status(database: str) -> None:
+    """Say how far a round is, who is good at it, and how far people agree."""
+    from puna.core import console
+    from puna.core.errors import UsageError
+    from puna.post.preferences.export import shown
+    from puna.post.preferences.quality import QualityConfig, check
+
+    collection = _collection(database)
+    items, labels = collection.items(), collection.labels()
+    rows = [(name, str(collection.progress(name).mine)) for name in collection.names()]
+    console.table("answers by annotator", ["name", "answers"], rows)
+    try:
+        quality = check(items, labels, QualityConfig(resamples=200))
+    except UsageError as error:
+        console.say(str(error))
+        return
+    console.table("agreement", ["coefficient", "value"], [(k, shown(v)) for k, v in quality.coefficients.items()])
+    console.table("items", ["verdict", "items"], list(quality.counts().items()))
+    for card in quality.cards:
+        console.say(f"{card.status} {card.name}: {'; '.join(card.reasons) or 'nothing to say'}")
+
+
+@command.command("adjudicate", context_settings=HELP, epilog=examples("puna annotate adjudicate my-prefs.db --most 50"))
+@click.argument("database")
+@click.option("--most", default=100, show_default=True, type=int, help="How many items go into the queue.")
+def adjudicate(database: str, most: int) -> None:
+    """Put the most disputed items before the adjudicators.
+
+    Sorted by disagreement times uncertainty. Adjudicators find them on the same page; the first labels are kept.
+    """
+    from puna.core import console
+    from puna.post.preferences.quality import QualityConfig, check
+
+    collection = _collection(database)
+    queue = check(collection.items(), collection.labels(), QualityConfig(resamples=0)).queue
+    collection.set_disputes(dict(list(queue.items())[:most]))
+    console.say(f"{min(most, len(queue))} of {len(queue)} disputed items wait for an adjudicator")
+
+
+@command.command(
+    "log",
+    context_settings=HELP,
+    epilog=examples("puna annotate log my-prefs.db my-labels", "puna annotate log my-prefs.db my-log --every-revision"),
+)
+@click.argument("database")
+@click.argument("folder", type=click.Path())
+@click.option("--every-revision", is_flag=True, help="Also labels that were changed later.")
+def log(database: str, folder: str, every_revision: bool) -> None:
+    """Write items.jsonl and labels.jsonl of a collection, for `puna annotate qa`."""
+    from puna.core import console
+    from puna.post.preferences.records import write_rows
+
+    collection = _collection(database)
+    items, labels = collection.items(), collection.labels(every_revision=every_revision)
+    write_rows(Path(folder) / "items.jsonl", items)
+    write_rows(Path(folder) / "labels.jsonl", labels)
+    console.say(f"{len(items)} items and {len(labels)} labels in {folder}")
+
+
+command.add_command(
+    stage_command(
+        "annotate items",
+        """Sample answers of several models and pair them for comparison.
+
+Models answer the same prompts; each item holds two different answers, in turn from each pair of models.
+""",
+        "puna annotate items round/items",
+    )
+)
+command.add_command(
+    stage_command(
+        "annotate label",
+        """Have items judged: by people's log, by a judge model, or by simulated annotators.
+""",
+        "puna annotate label round/label",
+    )
+)
+command.add_command(
+    stage_command(
+        "annotate qa",
+        """Check labels: annotator cards, agreement, a verdict for every item, weighted training rows, a report page.
+""",
+        "puna annotate qa round/qa",
+        "puna annotate qa round/qa min_strength=3 out=runs/trial/qa",
+    )
+)

@@ -37,6 +37,9 @@ STAGES = {
     "sft": "puna.stages.sft",
     "sample": "puna.stages.sample",
     "dpo": "puna.stages.dpo",
+    "annotate items": "puna.stages.annotate_items",
+    "annotate label": "puna.stages.annotate_label",
+    "annotate qa": "puna.stages.annotate_qa",
     "eval": "puna.stages.evaluate",
     "report": "puna.stages.report",
 }
