@@ -1,4 +1,4 @@
-"""`puna annotate items`: questions and several models in; pairs of their answers to compare, and test questions, out."""
+"""`puna annotate items`: questions and models in; pairs of their answers to compare, and test questions, out."""
 
 import itertools
 import json

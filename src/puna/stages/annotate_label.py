@@ -1,7 +1,7 @@
 """`puna annotate label`: items in, labels out: from people's log, from a judge model, or from simulated annotators.
 
 Simulated people work through the same collection as real ones, in `work/`; when they are done, what they dispute is
-decided by simulated adjudicators. People work on the page (`puna annotate serve`); their log comes in with `by = "log"`.
+decided by simulated adjudicators. Real people work on the page; with `by = "log"` their log comes in.
 """
 
 from collections.abc import Mapping, Sequence

@@ -22,7 +22,7 @@ def crowd(seed, *, items=120, accuracies=(0.9, 0.8, 0.7, 0.55, 0.3), classes=2, 
     return Votes(item, worker, label, items, len(accuracies), classes), truth
 
 
-@pytest.mark.filterwarnings("ignore:.*inplace keyword")  # crowd-kit on a newer pandas
+@pytest.mark.filterwarnings("ignore:The .* keyword")  # crowd-kit on a newer pandas
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("seed", range(3))
 def test_probabilities_confusions_and_bounds_equal_crowd_kits(seed, classes):

@@ -62,7 +62,7 @@ def _truth(found: Mapping[str, float | None]) -> Section:
     bars = [(name, found[key] or 0.0, _percent(found[key])) for key, name in names.items()]
     told = (
         f"The annotators are simulated, so the truth is known. Of those whose labels are not used, "
-        f"{_percent(found['precision'])} are bad ones (precision); {_percent(found['recall'])} of the bad ones were found."
+        f"{_percent(found['precision'])} are bad (precision); {_percent(found['recall'])} of the bad were found (recall)."
     )
     chart = bar_chart("Items with the right side", bars, unit="share of items with the right side")
     return Section("truth", "Against the truth", html.paragraph(told) + chart)
@@ -141,7 +141,8 @@ def _disputes(items: Sequence[Item], labels: Sequence[Label], quality: Quality) 
         item = by_id[name]
         said = [(x.annotator, x.value, ", ".join(x.reasons), x.note) for x in labels if x.item == name]
         body = html.preformatted(
-            f"{item.prompt.messages[-1].content}\n\n--- a ({item.model_a})\n{item.a}\n\n--- b ({item.model_b})\n{item.b}"
+            f"{item.prompt.messages[-1].content}\n\n"
+            f"--- a ({item.model_a})\n{item.a}\n\n--- b ({item.model_b})\n{item.b}"
         )
         body += html.table(["annotator", "value (+ is a)", "reasons", "note"], said, numeric=(1,))
         parts.append(html.details(f"{name}, priority {priority:.2f}", body))
