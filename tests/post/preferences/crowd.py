@@ -8,7 +8,7 @@ from puna.post.preferences.records import Item
 from puna.post.preferences.settings import CollectionSettings
 from puna.post.preferences.simulate import MIXED_CROWD, PersonConfig, run, true_sides
 
-WORDS = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 
 
 def make_items(n, *, seed=0, gold=0, round=1):

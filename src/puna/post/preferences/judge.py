@@ -39,9 +39,11 @@ def judge_items(items: Sequence[Item], generator: Generator, *, name: str = "") 
     """
     name = name or f"judge:{generator.name}"
     asked: list[tuple[Item, Side, int]] = []
-    sides: tuple[tuple[Side, Side], tuple[Side, Side]] = (("a", "b"), ("b", "a"))
     for number, item in enumerate(items):
-        asked += [(item, left, occasion) for occasion, left in enumerate(sides[number % 2])]
+        left: Side = "a" if number % 2 == 0 else "b"
+        right: Side = "b" if left == "a" else "a"
+        asked.append((item, left, 0))
+        asked.append((item, right, 1))
     prompts = [_prompt(item, left) for item, left, _ in asked for _ in range(2)]
     scores = generator.logprobs(prompts, ["1", "2"] * len(asked))
     p_left = [_share(scores[2 * n].logprob, scores[2 * n + 1].logprob) for n in range(len(asked))]

@@ -62,7 +62,7 @@ def _truth(found: Mapping[str, float | None]) -> Section:
     bars = [(name, found[key] or 0.0, _percent(found[key])) for key, name in names.items()]
     told = (
         f"The annotators are simulated, so the truth is known. Of those whose labels are not used, "
-        f"{_percent(found['precision'])} are bad (precision); {_percent(found['recall'])} of the bad were found (recall)."
+        f"{_percent(found['precision'])} are bad; {_percent(found['recall'])} of the bad were found."
     )
     chart = bar_chart("Items with the right side", bars, unit="share of items with the right side")
     return Section("truth", "Against the truth", html.paragraph(told) + chart)
