@@ -31,6 +31,7 @@ VERBS = {
     "sample": "Sample answers and make preference pairs of them.",
     "dpo": "Align a model to preference pairs.",
     "annotate": "Collect preferences from people, check them.",
+    "average": "Average the weights of checkpoints.",
     "eval": "Score a model on tasks, with intervals.",
     "report": "Write the report page of a run.",
     "chat": "Talk to a model in the terminal.",

@@ -5,9 +5,12 @@ from the labels and the confusions; the M-step counts confusions from these dist
 votes. A person who always errs the same way still informs; one who guesses is ignored; majority vote can do neither.
 
 With few labels a person a raw confusion matrix is noise, so `prior` adds counts to it before normalizing, more on the
-diagonal; with `prior=0` this is the published algorithm and equals crowd-kit's. Test questions clamp their items.
+diagonal; with `prior=0` this is the published algorithm, step by step equal to crowd-kit's. Test questions clamp their items.
 
-Source: Dawid and Skene 1979; Zhang et al. 2016 (spectral methods meet EM) for the log-domain E-step.
+Source: Dawid and Skene 1979.
+
+Differs:
+    From crowd-kit 1.4 in when it stops: its bound adds the prior of a class once a label, ours once an item.
 """
 
 from collections.abc import Mapping
