@@ -5,7 +5,8 @@ from the labels and the confusions; the M-step counts confusions from these dist
 votes. A person who always errs the same way still informs; one who guesses is ignored; majority vote can do neither.
 
 With few labels a person a raw confusion matrix is noise, so `prior` adds counts to it before normalizing, more on the
-diagonal; with `prior=0` this is the published algorithm, step by step equal to crowd-kit's. Test questions clamp their items.
+diagonal; with `prior=0` this is the published algorithm, step by step that of crowd-kit. Test questions clamp
+their items.
 
 Source: Dawid and Skene 1979.
 
