@@ -24,7 +24,7 @@ from puna.cli.stage_verb import HELP, examples, stage_command
     ),
 )
 def command() -> None:
-    """Collect preferences from people; check them.
+    """Collect preferences from people, check them.
 
     DATABASE is a file (SQLite), or an address: postgresql://user:password@host/name.
     """

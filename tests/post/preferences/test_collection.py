@@ -55,7 +55,7 @@ def postgres(tmp_path_factory):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def work(collection, name, *, lag=None):
+def work(collection, name):
     while (task := collection.next_task(name)) is not None:
         submission = f"{name}-{task.assignment:06d}"
         assert collection.submit(name, task.assignment, task.revision, submission, Judgement("prefer", 2, 3.0))
@@ -67,11 +67,14 @@ def check_four_at_once(where):
     collection = Collection.create(where, items, settings=CollectionSettings(overlap=3, **PLAIN))
     for name in "wxyz":
         collection.invite(name)
-    threads = [threading.Thread(target=work, args=(Collection.open(where), name)) for name in "wxyz"]
+    opened = {name: Collection.open(where) for name in "wxyz"}
+    threads = [threading.Thread(target=work, args=(opened[name], name)) for name in "wxyz"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
+    for other in opened.values():
+        other.close()
     labels = collection.labels()
     assert Counter(x.item for x in labels) == {item.id: 3 for item in items}
     assert max(Counter((x.item, x.annotator) for x in labels).values()) == 1
