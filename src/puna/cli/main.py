@@ -34,6 +34,8 @@ VERBS = {
     "rm": "Train a reward model on preferences, or check one.",
     "dpo": "Align a model to preference pairs.",
     "ppo": "Align a model to rewards by sampling: PPO, GRPO, RLOO.",
+    "annotate": "Collect preferences from people, check them.",
+    "average": "Average the weights of checkpoints.",
     "eval": "Score a model on tasks, with intervals.",
     "report": "Write the report page of a run.",
     "chat": "Talk to a model in the terminal.",

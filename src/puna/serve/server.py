@@ -88,22 +88,33 @@ def serve(
     """
     from puna.serve.app import create_app
 
-    uvicorn = need("uvicorn", extra="serve")
     config = config or ServeConfig()
     app = create_app(generator, config=config, guard=guard)
+    console.say(f"chat page   {listener.url}/")
+    console.say(f"OpenAI API  {listener.url}/v1   model {generator.name}")
+    if config.api_key is not None:
+        console.say("The API key is needed: as the bearer token, or as the password that the browser asks for.")
+    run_app(app, listener, drain_seconds=config.drain_seconds)
+
+
+def run_app(app: object, listener: Listener, *, drain_seconds: int) -> None:
+    """Run any ASGI application until a signal comes.
+
+    Args:
+        app: The application.
+        listener: From `listen`.
+        drain_seconds: How long running requests may still take after the first signal.
+    """
+    uvicorn = need("uvicorn", extra="serve")
     settings = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=config.drain_seconds,
+        timeout_graceful_shutdown=drain_seconds,
     )
     server = uvicorn.Server(settings)
     server.capture_signals = _no_signals  # uvicorn raises a signal again after its shutdown; ours ends with exit code 0
-    console.say(f"chat page   {listener.url}/")
-    console.say(f"OpenAI API  {listener.url}/v1   model {generator.name}")
-    if config.api_key is not None:
-        console.say("The API key is needed: as the bearer token, or as the password that the browser asks for.")
     console.say("Ctrl-C stops.")
     asyncio.run(_until_signal(server, listener))
 

@@ -40,6 +40,10 @@ STAGES = {
     "rm check": "puna.stages.reward_check",
     "dpo": "puna.stages.dpo",
     "ppo": "puna.stages.ppo",
+    "annotate items": "puna.stages.annotate_items",
+    "annotate label": "puna.stages.annotate_label",
+    "annotate qa": "puna.stages.annotate_qa",
+    "average": "puna.stages.average",
     "eval": "puna.stages.evaluate",
     "report": "puna.stages.report",
 }

@@ -1,0 +1,206 @@
+"""The annotation page over HTTP: who I am, my next task, my answer; and the page itself.
+
+A token comes as `Authorization: Bearer TOKEN`. What goes out names no model, no item and no test question: a task is
+its assignment number, the conversation and two texts, left and right. Left and right become a and b here and nowhere
+else. Host names, body sizes and content types are checked as in `serve/gate.py`.
+"""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Literal, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from puna.post.preferences.collection import Collection
+from puna.post.preferences.records import Label, Side
+from puna.post.preferences.task import MAX_TEXT, Annotator, Judgement, RefusedError, Task
+from puna.serve.config import ServeConfig
+from puna.serve.errors import ApiError, from_exception, from_validation
+from puna.serve.gate import Gate, as_response, read_body
+
+PAGE_FILES = {
+    "index.html": "text/html; charset=utf-8",
+    "style.css": "text/css; charset=utf-8",
+    "annotate.js": "text/javascript; charset=utf-8",
+    "outbox.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_STATUS = {"paused": 403, "conflict": 409, "invalid": 400, "unknown": 404}
+_T = TypeVar("_T")
+
+
+class LabelBody(BaseModel):
+    """What the page sends."""
+
+    model_config = ConfigDict(extra="forbid")
+    assignment: int
+    revision: int
+    submission: str = Field(min_length=8, max_length=100)
+    action: Literal["prefer", "skip", "flag"]
+    choice: Literal["left", "right"] | None = None
+    strength: int | None = Field(default=None, ge=1, le=4)
+    seconds: float = Field(default=0.0, ge=0, lt=1e6)
+    edit: str | None = Field(default=None, max_length=MAX_TEXT)
+    reasons: list[str] = []
+    note: str = Field(default="", max_length=MAX_TEXT)
+
+    def judgement(self, left: Side) -> Judgement:
+        """The answer in terms of a and b."""
+        value = None
+        if self.action == "prefer":
+            if self.choice is None or self.strength is None:
+                raise ApiError(400, "A preference needs 'choice' and 'strength'.", param="choice")
+            value = self.strength if (self.choice == "left") == (left == "a") else -self.strength
+        edit = self.edit if self.edit and self.edit.strip() else None
+        return Judgement(self.action, value, self.seconds, edit, tuple(self.reasons), self.note.strip())
+
+
+def create_app(collection: Collection, *, config: ServeConfig | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        collection: An open collection.
+        config: Where it listens and how large a body may be.
+
+    Returns:
+        An ASGI application.
+    """
+    config = config or ServeConfig()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Gate, config=config)
+    _add_error_handlers(app)
+
+    async def who(request: Request) -> Annotator:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        person = None
+        if scheme.lower() == "bearer" and token.strip():
+            person = await run_in_threadpool(collection.enter, token.strip())
+        if person is None:
+            raise ApiError(401, "This token is not known. Ask for an invitation.", code="invalid_token")
+        return person
+
+    async def call(function: Callable[..., _T], *arguments: Any) -> _T:
+        try:
+            return await run_in_threadpool(function, *arguments)
+        except RefusedError as refusal:
+            raise ApiError(_STATUS[refusal.reason], str(refusal), code=refusal.reason) from None
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/api/me")
+    async def me(request: Request) -> dict[str, Any]:
+        person = await who(request)
+        return {
+            "name": person.name,
+            "role": person.role,
+            "title": collection.title,
+            "guideline": collection.guideline,
+            "reasons": list(collection.settings.reasons),
+            "allow_edit": collection.settings.allow_edit,
+        }
+
+    @app.get("/api/task")
+    async def task(request: Request) -> dict[str, Any]:
+        person = await who(request)
+        found = await call(collection.next_task, person.name)
+        return {"task": None if found is None else _shown(found), "progress": await _progress(person)}
+
+    @app.get("/api/last")
+    async def last(request: Request) -> dict[str, Any]:
+        person = await who(request)
+        found = await call(collection.last_task, person.name)
+        return {"task": None if found is None else _shown(found), "progress": await _progress(person)}
+
+    @app.post("/api/labels")
+    async def labels(request: Request) -> dict[str, Any]:
+        person = await who(request)
+        raw = await read_body(request.receive, dict(request.scope["headers"]), config)
+        try:
+            body = LabelBody.model_validate_json(raw)
+        except ValidationError as error:
+            raise from_validation(error) from None
+        left = await call(collection.left_of, person.name, body.assignment)
+        judgement = body.judgement(left)
+        new = await call(collection.submit, person.name, body.assignment, body.revision, body.submission, judgement)
+        return {"recorded": True, "again": not new, "progress": await _progress(person)}
+
+    async def _progress(person: Annotator) -> dict[str, int]:
+        progress = await run_in_threadpool(collection.progress, person.name)
+        return {"mine": progress.mine, "labels": progress.labels, "wanted": progress.wanted}
+
+    _add_page(app)
+    return app
+
+
+def _shown(task: Task) -> dict[str, Any]:
+    right: Side = "b" if task.left == "a" else "a"
+    return {
+        "assignment": task.assignment,
+        "revision": task.revision,
+        "prompt": task.item.prompt.as_messages(),
+        "left": task.item.answer(task.left),
+        "right": task.item.answer(right),
+        "previous": None if task.previous is None else _sided(task.previous, task.left),
+        "others": [_sided(label, task.left) for label in task.others],
+    }
+
+
+def _sided(label: Label, left: Side) -> dict[str, Any]:
+    """A label in terms of left and right, without its author."""
+    choice = None if label.winner is None else "left" if label.winner == left else "right"
+    return {
+        "action": label.action,
+        "choice": choice,
+        "strength": abs(label.value) if label.value else None,
+        "edit": label.edit,
+        "reasons": list(label.reasons),
+        "note": label.note,
+    }
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = files("puna.post.preferences") / "page"
+    contents = {name: (folder / name).read_bytes() for name in PAGE_FILES}
+
+    def page_file(name: str) -> Response:
+        if name not in contents:
+            raise HTTPException(404)
+        return Response(contents[name], media_type=PAGE_FILES[name], headers=_PAGE_HEADERS)
+
+    @app.get("/")
+    async def page() -> Response:
+        return page_file("index.html")
+
+    @app.get("/page/{name}")
+    async def part(name: str) -> Response:
+        return page_file(name)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> JSONResponse:
+        return as_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"There is no {request.method} {request.url.path[:200]} here."
+        return as_response(ApiError(error.status_code, message))
+
+    @app.exception_handler(Exception)
+    async def any_error(request: Request, error: Exception) -> JSONResponse:
+        return as_response(from_exception(error))

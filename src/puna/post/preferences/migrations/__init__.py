@@ -1,0 +1,1 @@
+"""Migrations of the collection's database, run by `database.py` through Alembic."""

@@ -1,0 +1,95 @@
+"""`puna annotate items`: questions and models in; pairs of their answers to compare, and test questions, out."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from puna.core import console
+from puna.core.files import atomic_open, write_json
+from puna.core.generator import Sampling
+from puna.core.run_folder import RunFolder
+from puna.stages.exercise_data import ExerciseConfig, tasks
+from puna.stages.stage import PlanRow, Stage, StageRecipe
+
+ITEMS, TRUTH = "items.jsonl", "truth.json"
+
+
+class ItemsRecipe(StageRecipe):
+    """Models and the questions that they answer."""
+
+    models: tuple[Path, ...] = Field(min_length=1)
+    """Checkpoints; the two answers of an item come from two of them in turn (from one model, when there is one)."""
+    exercises: ExerciseConfig = ExerciseConfig(n=400)
+    """The questions: exercises of the train split."""
+    gold: int = Field(default=24, ge=0)
+    """Test questions: a wrong answer beside the reference."""
+    round: int = Field(default=1, ge=1)
+    """Round of collection."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest answer in tokens."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the draws."""
+    seed: int = 0
+    """Seed of the draws."""
+    max_batch: int = 128
+    """Most answers written together."""
+
+
+def inputs(recipe: ItemsRecipe) -> Mapping[str, Path]:
+    """The models."""
+    return {f"models.{i}": path for i, path in enumerate(recipe.models)}
+
+
+def plan(recipe: ItemsRecipe) -> Sequence[PlanRow]:
+    """How much is drawn."""
+    return [("answers", f"{max(2, len(recipe.models)) * recipe.exercises.n:,}"), ("test questions", str(recipe.gold))]
+
+
+def run(recipe: ItemsRecipe, folder: RunFolder) -> None:
+    """Draw answers, pair them, write items and (for simulated annotators only) what is true."""
+    from puna.exercises.verify import verify
+    from puna.infer.engine import Engine
+    from puna.post.preferences.records import Item, write_rows
+
+    asked = tasks(recipe.exercises)
+    drawn: list[list[Any]] = []
+    names: list[str] = []
+    for number, path in enumerate(recipe.models * 2 if len(recipe.models) == 1 else recipe.models):
+        engine = Engine.load(path, max_batch=recipe.max_batch)
+        sampling = Sampling(
+            max_tokens=recipe.max_tokens, temperature=recipe.temperature, seed=recipe.seed * 1000 + number
+        )
+        drawn.append(engine.complete([task.prompt for task in asked], sampling))
+        names.append(path.name)
+    pairs = list(itertools.combinations(range(len(drawn)), 2))
+    items: list[Item] = []
+    truth: dict[str, float] = {}
+    n_gold = 0
+    for number, task in enumerate(asked):
+        first, second = pairs[number % len(pairs)]
+        if number // len(pairs) % 2:
+            first, second = second, first
+        a, b = drawn[first][number].text.strip(), drawn[second][number].text.strip()
+        right = [bool(verify(task.payload, text).correct) for text in (a, b)]
+        name = f"round-{recipe.round}-{number:05d}"
+        if n_gold < recipe.gold and task.reference and not right[1] and b and b != task.reference.strip():
+            better = number % 2 == 0
+            answers = (task.reference.strip(), b) if better else (b, task.reference.strip())
+            items.append(Item(name, task.prompt, *answers, "test", "test", recipe.round, gold="a" if better else "b"))
+            truth[name] = 2.0 if better else -2.0
+            n_gold += 1
+        elif a and b and a != b:
+            items.append(Item(name, task.prompt, a, b, names[first], names[second], recipe.round))
+            truth[name] = 1.5 * (right[0] - right[1])
+    write_rows(folder.path / ITEMS, items)
+    write_json(folder.path / TRUTH, truth)
+    with atomic_open(folder.path / "statistics.json") as file:
+        json.dump({"items": len(items), "gold": n_gold, "different": sum(v != 0 for v in truth.values())}, file)
+    console.say(f"{len(items) - n_gold} items, {n_gold} test questions from {len(asked)} prompts")
+
+
+STAGE = Stage(verb="annotate items", recipe=ItemsRecipe, inputs=inputs, plan=plan, run=run, neutral=("max_batch",))
