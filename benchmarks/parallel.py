@@ -1,4 +1,4 @@
-"""Parity of every layout with one process: largest relative differences of loss, norm, gradients and weights after 5 steps.
+"""Parity of every layout with one process: largest relative differences of loss, norm, gradients, weights, 5 steps on.
 
     python benchmarks/parallel.py [--quick] [--json]
 
@@ -15,10 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from puna.train.parallel_config import ParallelConfig
 from tests.train import parity
 from tests.train.ranks import run_ranks
 from tests.train.test_parallel import GROUPS, LIMIT
+
+from puna.train.parallel_config import ParallelConfig
 
 
 def main() -> None:

@@ -36,6 +36,9 @@ def check_puna(words):
     while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         name, *rest = rest
         found = command.get_command(context, name)
+        if found is None and hasattr(command, "default"):  # a verb whose own recipe may stand in a subcommand's place
+            command, rest = command.default, [name, *rest]
+            break
         assert found is not None, f"there is no verb {name}"
         path.append(name)
         context = click.Context(found, info_name=name, parent=context)

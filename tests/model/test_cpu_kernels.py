@@ -33,10 +33,34 @@ def test_rms_norm_equals_its_formula(tokens, dim):
     )
 
 
-@pytest.mark.parametrize(("tokens", "ffn"), [(1, 1), (5, 24), (700, 130)])
-def test_swiglu_equals_its_formula(tokens, ffn):
-    gate_up = random(2 * ffn, tokens)
-    assert_same_with_gradients(cpu_kernels.swiglu(gate_up), transformer_naive.swiglu(gate_up.T).T, (gate_up,))
+chunk_sizes = pytest.mark.parametrize("chunk_bytes", [1, 2**16, 2**30], ids=["small", "uneven", "one chunk"])
+
+
+@chunk_sizes
+@pytest.mark.parametrize(("tokens", "dim", "out"), [(1, 2, 3), (7, 48, 5), (300, 16, 70)])
+def test_normed_linear_equals_its_formula_with_the_residual_stream(tokens, dim, out, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(cpu_kernels, "TILE", 100)
+    x, weight = random(tokens, dim), random(out, dim, seed=1)
+    stream, product = cpu_kernels.normed_linear(x, weight, 1e-5)
+    naive = transformer_naive.rms_norm(x, torch.ones(dim).double(), 1e-5) @ weight.T
+    assert_same_with_gradients(torch.cat((stream, product), 1), torch.cat((x, naive), 1), (x, weight))
+
+
+@chunk_sizes
+@pytest.mark.parametrize(("tokens", "dim", "ffn"), [(1, 1, 1), (5, 3, 24), (170, 16, 130)])
+def test_feed_forward_equals_its_formula(tokens, dim, ffn, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(cpu_kernels, "TILE", 1000)
+    x, gate_up, down = random(tokens, dim), random(2 * ffn, dim, seed=1), random(dim, ffn, seed=2)
+    y = transformer_naive.rms_norm(x, torch.ones(dim).double(), 1e-5)
+    naive = x + transformer_naive.swiglu(y @ gate_up.T) @ down.T
+    assert_same_with_gradients(cpu_kernels.feed_forward(x, gate_up, down, 1e-5), naive, (x, gate_up, down))
+    with torch.no_grad():
+        torch.testing.assert_close(cpu_kernels.feed_forward(x, gate_up, down, 1e-5), naive)
+    twice = cpu_kernels.feed_forward(x, gate_up, down, 1e-5).sum()
+    first = torch.autograd.grad(twice, (x, down), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(twice, (x, down)), first)
 
 
 documents = st.lists(st.one_of(st.integers(1, 40), st.integers(BLOCK - 2, 2 * BLOCK + 2)), min_size=1, max_size=6)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from puna.core.dialog import Dialog
 from puna.core.errors import ConfigError, CorruptError, MissingError
-from puna.post.dialogs import read_dialogs
+from puna.post.dialogs import read_dialogs, read_prompts
 
 HELLO = Dialog.of(("user", "Hi"), ("assistant", "Hello"))
 OPENAI = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
@@ -205,3 +205,34 @@ def test_any_json_gives_a_dialog_or_a_config_error(tmp_path_factory, value):
     except ConfigError:
         return
     assert all(row.dialog.messages[-1].role == "assistant" for row in rows)
+
+
+def test_weights_quality_difficulty_and_silent_messages_are_read(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "weight": 0},
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "d", "train": True},
+    ]
+    path.write_text(json.dumps({"messages": messages, "weight": 2, "quality": 0.5, "difficulty": 3}) + "\n")
+    (row,) = read_dialogs([path])
+    assert (row.silent, row.weight, row.quality, row.difficulty) == ({1}, 2.0, 0.5, 3.0)
+    for bad in ({"weight": 0}, {"weight": "2"}, {"quality": True}, {"difficulty": float("nan")}):
+        path.write_text(json.dumps({"messages": messages} | bad) + "\n")
+        with pytest.raises(ConfigError, match="must be"):
+            read_dialogs([path])
+    messages[1]["weight"] = 0.5
+    path.write_text(json.dumps({"messages": messages}) + "\n")
+    with pytest.raises(ConfigError, match=r"message 2 has weight 0\.5"):
+        read_dialogs([path])
+
+
+def test_prompts_lose_their_last_answer(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"prompt": "q", "chosen": "a"},
+        {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "v"}]},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [d.messages[-1].content for d in read_prompts([path])] == ["q", "u"]

@@ -11,9 +11,10 @@ from puna.core.dialog import Dialog, Message
 from puna.core.errors import ConfigError, UsageError
 from puna.post.dpo import WATCH_EVERY, DpoBatches, DpoConfig, answer_sums, dpo_loss
 from puna.post.packing import best_fit_decreasing
-from puna.post.pairs import PADDING, encode_answer, encode_pairs, pack_pairs
+from puna.post.pairs import encode_answer, encode_pairs, pack_pairs
 from puna.post.preference_rows import Preference
 from puna.post.reference import cached_reference, reference_sums
+from puna.post.trees import PADDING
 from puna.tokenizer.chat_format import prompt, render
 from tests.post.tiny import SPECIALS, TOKENIZER, preferences, tiny_model
 from tests.reference import preference_losses as naive
@@ -26,7 +27,13 @@ def config(**changes):
 
 
 def encoded(given, settings):
-    return encode_pairs(given, TOKENIZER, sequence_length=settings.sequence_length, format_mask=settings.format_mask)
+    return encode_pairs(
+        given,
+        TOKENIZER,
+        sequence_length=settings.sequence_length,
+        format_mask=settings.format_mask,
+        shared_prefix=settings.shared_prefix,
+    )
 
 
 def one_batch(pairs, rows, settings, reference=None):
@@ -106,7 +113,7 @@ def test_a_part_of_the_rows_is_the_batch_that_those_rows_alone_would_give():
         one_batch(pairs, rows, settings, reference).rows(1, 3),
         one_batch(pairs, rows[1:3], settings, reference),
     )
-    for name in ("tokens", "targets", "positions", "counted", "lengths", "answers", "pairs", "reference"):
+    for name in ("tokens", "targets", "positions", "counted", "lengths", "stems", "answers", "pairs", "reference"):
         assert (getattr(part, name) == getattr(alone, name)).all(), name
     assert part.n_targets == alone.n_targets and part.n_pairs == 3
 
@@ -127,7 +134,10 @@ def test_an_epoch_of_batches_holds_every_pair_once_and_can_be_entered_anywhere()
 # --- the loss
 
 
-@pytest.mark.parametrize("changes", [{}, {"label_smoothing": 0.1}, {"format_mask": "none"}, {"nll_coefficient": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"label_smoothing": 0.1}, {"format_mask": "none"}, {"nll_coefficient": 0.0}, {"shared_prefix": False}],
+)
 def test_packed_loss_and_gradients_equal_the_naive_twin(changes):
     settings = config(**changes)
     given = preferences(7)
@@ -350,3 +360,69 @@ def test_sums_agree_however_the_pairs_are_packed():
     narrow = reference_sums(model, pairs, config(), pad=PAD)
     wide = reference_sums(model, pairs, config(sequence_length=1500, rows=3), pad=PAD)
     np.testing.assert_allclose(narrow, wide, rtol=1e-5)
+
+
+# --- shared prefixes, means, soft labels
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "simpo"])
+@pytest.mark.parametrize("normalization", ["sum", "mean"])
+def test_shared_prefix_rows_equal_separate_rows_with_gradients(loss, normalization):
+    given, model = preferences(6), tiny_model()
+    found = []
+    for shared in (True, False):
+        settings = config(shared_prefix=shared, loss=loss, normalization=normalization, sequence_length=2000)
+        pairs = encoded(given, settings)
+        reference = reference_sums(tiny_model(1), pairs, settings, pad=PAD)
+        model.zero_grad()
+        output = dpo_loss(settings, pairs=pairs)(model, one_batch(pairs, [list(range(6))], settings, reference))
+        output.sum.backward()
+        found.append((output.sum.item(), gradients(model), pairs.lengths.sum()))
+    (ours, grads, short), (theirs, others, long) = found
+    assert ours == pytest.approx(theirs, rel=1e-5) and short < long
+    assert_close(grads, others, tolerance=1e-4)
+
+
+def test_means_divide_each_ratio_by_its_own_length():
+    settings = config(nll_coefficient=0.0, normalization="mean", loss="ipo", beta=0.5)
+    pairs, model = encoded(preferences(2), settings), tiny_model()
+    reference = np.array([[-3, -4], [-5, -2]], dtype=np.float32)
+    batch = one_batch(pairs, [[0], [1]], settings, reference)
+    sums = answer_sums(model, batch)
+    ratios = (sums.contrast.detach().numpy() - reference) / sums.n_contrast.numpy()
+    expected = ((ratios[:, 0] - ratios[:, 1] - 1.0) ** 2).sum()
+    assert dpo_loss(settings, pairs=pairs)(model, batch).sum.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_row_s_probability_is_its_own_label_smoothing_and_its_weight_counts():
+    from dataclasses import replace
+
+    given = preferences(2)
+    doubted = [replace(given[0], probability=0.8, weight=2.0), given[1]]
+    settings, model = config(nll_coefficient=0.0, label_smoothing=0.1), tiny_model()
+    pairs, plain = encoded(doubted, settings), encoded(given, settings)
+    reference = np.array([[-3, -4], [-5, -2]], dtype=np.float32)
+
+    def losses(pairs, number, **changes):
+        chosen = config(nll_coefficient=0.0, **changes)
+        return dpo_loss(chosen, pairs=pairs)(model, one_batch(pairs, [[number]], chosen, reference)).sum.item()
+
+    both = dpo_loss(settings, pairs=pairs)(model, one_batch(pairs, [[0], [1]], settings, reference))
+    expected = 2.0 * losses(plain, 0, label_smoothing=0.2) + losses(plain, 1, label_smoothing=0.1)
+    assert both.sum.item() == pytest.approx(expected, rel=1e-9) and both.count == 3.0
+
+
+def test_a_batch_of_pairs_in_parts_gives_the_gradient_of_the_whole():
+    settings = config()
+    pairs, model = encoded(preferences(6), settings), tiny_model()
+    reference, loss = np.zeros((6, 2), np.float32), dpo_loss(settings, pairs=pairs)
+    rows = [[0, 1], [2], [3, 4], [5]]
+    whole = one_batch(pairs, rows, settings, reference)
+    loss(model, whole).sum.backward()
+    together = gradients(model)
+    model.zero_grad()
+    outputs = [loss(model, whole.rows(i, i + 1)) for i in range(4)]
+    for output in outputs:
+        output.sum.backward()
+    assert sum(output.count for output in outputs) == 6
+    assert_close(together, gradients(model), tolerance=1e-8)

@@ -13,7 +13,7 @@ from puna.core.generator import Completion
 from puna.post.dialogs import read_dialogs
 from puna.post.preference_rows import read_preferences
 from puna.post.rejection import RejectionConfig, Task, reject
-from puna.post.selection import Answer, Samples, pass_at_k, preference_pairs, summarize
+from puna.post.selection import Answer, Samples, expected_best, pass_at_k, preference_pairs, summarize
 
 CONFIG = RejectionConfig(samples_per_task=6, tasks_per_call=4, max_tokens=8, seed=3)
 
@@ -212,3 +212,76 @@ def test_samples_are_kept_as_json_lines_with_the_settings_first(tmp_path):
 def test_rejection_sampling_loads_no_torch():
     code = "import sys, puna.post.rejection; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def by_length(asked):
+    return [[-float(len(text)) for text in texts] for _, texts in asked]
+
+
+def digits(asked):
+    return [[float(text or 0) for text in texts] for _, texts in asked]
+
+
+def test_the_expected_best_of_k_never_falls_and_is_what_enumeration_gives():
+    scores = [3.0, -1.0, 2.0, 2.0, 0.5]
+    expected = [sum(max(c) for c in combinations(scores, k)) / len(list(combinations(scores, k))) for k in range(1, 6)]
+    got = [expected_best(scores, k) for k in range(1, 6)]
+    assert got == pytest.approx(expected) and got == sorted(got)
+
+
+def test_without_a_verifier_the_reward_model_chooses_and_contrasts_best_with_worst(tmp_path):
+    config = CONFIG.model_copy(update={"selection": "best"})
+    result = reject(tasks(6), Adder(), None, config, tmp_path, scores=digits)
+    rows = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    drawn = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()][1:]
+    assert len(rows) == 6 and result.statistics.best_of
+    for row, record in zip(rows, drawn, strict=True):
+        finished = [a["score"] for a in record["answers"] if a["finished"]]
+        assert row["quality"] == max(finished) == float(row["messages"][-1]["content"])
+    for pair in read_preferences([tmp_path / "preferences.jsonl"]):
+        assert float(pair.chosen[0].content) > float(pair.rejected[0].content)
+
+
+def test_the_argmax_does_not_depend_on_the_scale_of_the_reward(tmp_path):
+    config = CONFIG.model_copy(update={"selection": "best"})
+
+    def scaled(asked):
+        return [[7.0 * x - 100 for x in row] for row in digits(asked)]
+
+    def chosen(folder, scores):
+        reject(tasks(6), Adder(), None, config, folder, scores=scores)
+        return [json.loads(line)["messages"] for line in (folder / "sft.jsonl").read_text().splitlines()]
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert chosen(tmp_path / "a", digits) == chosen(tmp_path / "b", scaled)
+
+
+def test_the_random_baseline_is_as_large_from_the_same_answers_and_follows_its_seed(tmp_path):
+    def chosen(name, **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = CONFIG.model_copy(update=changes)
+        reject(tasks(12), Adder(), None, config, folder, scores=by_length)
+        return [json.loads(line)["messages"][-1]["content"] for line in (folder / "sft.jsonl").read_text().splitlines()]
+
+    best, random = chosen("best", selection="best"), chosen("random", selection="random")
+    assert len(best) == len(random) and best != random
+    assert chosen("again", selection="random") == random
+
+
+def test_a_share_of_all_rows_is_kept_by_score(tmp_path):
+    config = CONFIG.model_copy(update={"selection": "best", "best_share": 0.5})
+    reject(tasks(8), Adder(), None, config, tmp_path, scores=digits)
+    kept = [json.loads(line)["quality"] for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    (tmp_path / "all").mkdir()
+    reject(tasks(8), Adder(), None, CONFIG.model_copy(update={"selection": "best"}), tmp_path / "all", scores=digits)
+    every = [json.loads(line)["quality"] for line in (tmp_path / "all/sft.jsonl").read_text().splitlines()]
+    assert sorted(kept) == sorted(every)[4:]
+
+
+def test_choices_that_need_scores_are_refused_without_them(tmp_path):
+    with pytest.raises(ConfigError, match="need the scores of a reward model"):
+        reject(tasks(4), Adder(), check, CONFIG.model_copy(update={"selection": "best"}), tmp_path)
+    with pytest.raises(ConfigError, match="nothing judges the answers"):
+        reject(tasks(4), Adder(), None, CONFIG, tmp_path)

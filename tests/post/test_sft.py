@@ -6,7 +6,7 @@ from puna.core.batch import IGNORE, PackedBatch
 from puna.core.dialog import Dialog
 from puna.core.errors import UsageError
 from puna.post.dialogs import DialogRow
-from puna.post.sft import SftBatches, SftConfig, sft_loss
+from puna.post.sft import NoisySftLoss, SftBatches, SftConfig, make_loss, sft_loss
 from puna.tokenizer.chat_format import render
 from tests.post.tiny import SPECIALS, TOKENIZER, dialog_rows, tiny_model
 from tests.reference import preference_losses as naive
@@ -150,3 +150,67 @@ def test_one_batch_of_eight_rows_equals_eight_batches_of_one():
     assert sum(output.count for output in outputs) == batches(rows, rows=8).next_batch().n_targets
     for ours, theirs in zip(together, gradients(model), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+def supervised_text(stream):
+    _, targets, _ = pieces_of(stream.next_batch())[0]
+    return bytes(t for t in targets.tolist() if 0 <= t < 256).decode()
+
+
+TOOLS = Dialog.of(("user", "U"), ("assistant", "A"), ("tool", "T"), ("assistant", "B"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "silent", "learned"),
+    [
+        ({}, (), "AB"),
+        ({"turns": "last"}, (), "B"),
+        ({}, (3,), "A"),
+        ({"turns": "last"}, (3,), "A"),
+        ({"roles": ["assistant", "tool"]}, (), "ATB"),
+        ({"roles": ["user"]}, (), "U"),
+    ],
+)
+def test_roles_turns_and_silent_messages_decide_what_is_learned(changes, silent, learned):
+    row = DialogRow(TOOLS, "x", silent=frozenset(silent))
+    assert supervised_text(batches([row], rows=1, **changes)) == learned
+
+
+def test_a_weight_counts_as_repeating_the_row_does():
+    one, two = dialog_rows(2)
+    model = tiny_model()
+    weighted = sft_loss(
+        model, batches([DialogRow(one.dialog, "x", weight=3.0), two], rows=1, sequence_length=400).next_batch()
+    )
+    weighted.sum.backward()
+    ours = gradients(model)
+    model.zero_grad()
+    repeated = sft_loss(model, batches([one, one, one, two], rows=1, sequence_length=800).next_batch())
+    repeated.sum.backward()
+    assert weighted.count == repeated.count and weighted.sum.item() == pytest.approx(repeated.sum.item(), rel=1e-9)
+    for a, b in zip(ours, gradients(model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_quality_and_difficulty_choose_rows_and_rows_without_stay():
+    dialog = Dialog.of(("user", "a"), ("assistant", "b"))
+    rows = [
+        DialogRow(dialog, "x", quality=0.2),
+        DialogRow(dialog, "x", quality=0.9, difficulty=5),
+        DialogRow(dialog, "x", quality=0.9, difficulty=2),
+        DialogRow(dialog, "x"),
+    ]
+    report = batches(rows, min_quality=0.5, difficulty=[1, 3]).report
+    assert report.n_kept == 2
+    assert report.dropped == {"quality below 0.5": 1, "difficulty outside 1 to 3": 1}
+
+
+def test_neftune_noise_is_drawn_in_training_alone_and_follows_the_saved_generator():
+    model, batch = tiny_model(), batches(dialog_rows(6)).next_batch()
+    loss, plain = NoisySftLoss(5.0), sft_loss(model, batch).sum.item()
+    torch.manual_seed(1)
+    first, second = loss(model, batch).sum.item(), loss(model, batch).sum.item()
+    torch.manual_seed(1)
+    assert loss(model, batch).sum.item() == first != second != plain
+    model.eval()
+    assert loss(model, batch).sum.item() == plain and make_loss(SftConfig()) is sft_loss

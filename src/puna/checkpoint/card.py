@@ -32,6 +32,8 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
     """The card as Markdown with the front matter that the Hugging Face hub reads."""
     heads = f"{config.n_heads} query heads, {config.n_kv_heads} key and value heads of width {config.head_dim}"
     scaling = "" if config.rope_scaling is None else f", stretched {config.rope_scaling.factor:g} times"
+    scores = config.head == "score"
+    auto = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
     rows = {
         "parameters": f"{config.parameters():,} ({dtype})",
         "layers": f"{config.n_layers} of width {config.dim}, feed-forward {config.ffn_dim}",
@@ -45,7 +47,7 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
         "---",
         f"license: {card.license}",
         "library_name: transformers",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: text-{'classification' if scores else 'generation'}",
         "tags: [llama, puna]",
         "---",
         "",
@@ -65,12 +67,12 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
         "## How to open it",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import {auto}, AutoTokenizer",
         "",
-        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")',
+        f'model = {auto}.from_pretrained("path/to/this/folder")',
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         "```",
         "",
-        "or `puna chat path/to/this/folder`. `checksums.json` lists the SHA-256 of every file.",
+        f"{'' if scores else 'or `puna chat path/to/this/folder`. '}`checksums.json` lists the SHA-256 of every file.",
     ]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ stacking and cutting: no value is changed in either direction.
     layers.i.feed_forward.down.weight   model.layers.i.mlp.down_proj.weight
     norm.weight                         model.norm.weight
     head.weight                         lm_head.weight (neither exists when embeddings are tied)
+    score.weight                        score.weight (LlamaForSequenceClassification with one label)
 
 The rotary settings have two spellings: `rope_parameters` (transformers 5) and `rope_theta` beside `rope_scaling`
 (before, and in most other tools). We read both and write both, so old and new readers agree.
@@ -84,13 +85,17 @@ def tensor_map(config: ModelConfig) -> Iterator[tuple[str, tuple[Part, ...]]]:
         )
         yield f"{ours}.feed_forward.down.weight", (Part(f"{theirs}.mlp.down_proj.weight", width, config.ffn_dim),)
     yield "norm.weight", (Part("model.norm.weight", width, None),)
-    if not config.tie_embeddings:
+    if config.head == "score":
+        yield "score.weight", (Part("score.weight", 1, width),)
+    elif not config.tie_embeddings:
         yield "head.weight", (Part("lm_head.weight", config.vocab_size, width),)
 
 
 def is_ignored(name: str, config: ModelConfig) -> bool:
     """Whether a tensor may be left unread: rotary tables of old files, and the second copy of a tied head."""
-    return name.endswith("rotary_emb.inv_freq") or (config.tie_embeddings and name == "lm_head.weight")
+    return name.endswith("rotary_emb.inv_freq") or (
+        name == "lm_head.weight" and (config.tie_embeddings or config.head == "score")
+    )
 
 
 def to_json(
@@ -113,7 +118,7 @@ def to_json(
         scaling = {"rope_type": "llama3", **dict(zip(_LLAMA3, values, strict=True))}
         rope |= scaling
     return {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [_SCORES if config.head == "score" else "LlamaForCausalLM"],
         "attention_bias": False,
         "attention_dropout": 0.0,
         "bos_token_id": bos,
@@ -140,6 +145,7 @@ def to_json(
         "torch_dtype": dtype,
         "use_cache": True,
         "vocab_size": config.vocab_size,
+        **({"id2label": {"0": "score"}, "label2id": {"score": 0}} if config.head == "score" else {}),
     }
 
 
@@ -168,6 +174,10 @@ def from_json(values: Mapping[str, Any], *, where: str) -> ModelConfig:
     if values.get("quantization_config"):
         problems.append("it is quantized; use the checkpoint it was made from")
     rope = _rope(values, problems)
+    scores = _SCORES in (values.get("architectures") or ())
+    labels = len(values.get("id2label") or {"0": "", "1": ""})  # transformers' default is two
+    if scores and labels != 1:
+        problems.append(f"it has {labels} labels; a reward model has one")
     if problems:
         raise PunaError(f"{where} cannot be read as a Llama model: {'; '.join(problems)}.")
     try:
@@ -183,7 +193,8 @@ def from_json(values: Mapping[str, Any], *, where: str) -> ModelConfig:
             rope_theta=rope.get("rope_theta", 10_000.0),
             rope_scaling=_scaling(rope),
             norm_eps=values.get("rms_norm_eps", 1e-6),
-            tie_embeddings=values.get("tie_word_embeddings", False),
+            tie_embeddings=values.get("tie_word_embeddings", False) and not scores,
+            head="score" if scores else "tokens",
         )
     except ValidationError as error:
         reasons = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
@@ -191,6 +202,7 @@ def from_json(values: Mapping[str, Any], *, where: str) -> ModelConfig:
 
 
 _REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_SCORES = "LlamaForSequenceClassification"
 _FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 
 

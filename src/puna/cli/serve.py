@@ -35,7 +35,7 @@ def command(
     """
     choose_waiting()
     from puna.cli.fields import show_fields
-    from puna.core import config
+    from puna.core import config, console
     from puna.serve.config import ServeConfig
 
     given = [f"{key}={value}" for key, value in (("host", host), ("port", port)) if value is not None]
@@ -49,6 +49,8 @@ def command(
     chosen = resolved.config
     if api_key_file:
         chosen = ServeConfig.model_validate({**chosen.model_dump(), "api_key": _key(api_key_file)})
+    if not chosen.api_key and chosen.host not in ("127.0.0.1", "::1", "localhost"):
+        console.warn(f"anyone who reaches {chosen.host} can use this model. Give --api-key-file FILE to ask for a key.")
     listener = listen(chosen)  # before torch and the model are loaded: a port in use is told at once
     with listener.socket:
         from puna.infer.engine import Engine

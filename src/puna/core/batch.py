@@ -23,6 +23,7 @@ class PackedBatch:
         lengths: `[pieces]` int64, piece lengths in row-major order; they sum to B * S, and no piece crosses a row.
         n_targets: How many targets count.
         sources: Tokens of this batch by source name, for the metrics.
+        weights: `[B, S]` float32, how much each target counts; None: all alike.
     """
 
     tokens: NDArray[np.int64]
@@ -31,6 +32,7 @@ class PackedBatch:
     lengths: NDArray[np.int64]
     n_targets: int
     sources: dict[str, int] = field(default_factory=dict)
+    weights: NDArray[np.float32] | None = None
 
     def rows(self, start: int, stop: int) -> "PackedBatch":
         """The batch of rows `start:stop` alone (a micro-batch, or one rank's part)."""
@@ -47,4 +49,5 @@ class PackedBatch:
             lengths=self.lengths[first:last],
             n_targets=int(np.count_nonzero(targets != IGNORE)),
             sources=self.sources,
+            weights=None if self.weights is None else self.weights[start:stop],
         )

@@ -18,7 +18,7 @@ import torch
 
 from puna.checkpoint import format as checkpoint
 from puna.core.dialog import Dialog
-from puna.core.errors import PromptTooLongError
+from puna.core.errors import PromptTooLongError, UsageError
 from puna.core.generator import Completion, Piece, Prompt, Sampling, Score
 from puna.infer.request import Request
 from puna.infer.sampling import check_sampling
@@ -98,7 +98,9 @@ class Engine:
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-        model, _ = checkpoint.load_model(path, dtype=dtype, device=device)
+        model, shape = checkpoint.load_model(path, dtype=dtype, device=device)
+        if shape.head == "score":
+            raise UsageError(f"{path} is a reward model: it scores text and writes none. Name a language model.")
         tokenizer = checkpoint.load_tokenizer(path)
         folder = Path(path).resolve()
         name = folder.parent.name if folder.name == "model" else folder.name

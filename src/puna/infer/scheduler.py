@@ -9,7 +9,10 @@ decoding copies nothing. New requests enter between two steps, in the order they
 The cache is one block of rows x capacity. It grows to what the requests in it can come to need, never beyond
 `cache_tokens`, and is kept for the next requests (touching new memory is slow).
 
-T packed tokens, B rows, V vocabulary.
+Several requests with one prompt that enter together, as the samples of rejection sampling and of policy gradients do,
+share its computation; each has its own row afterwards.
+
+T packed tokens, B rows, U different prompts, V vocabulary.
 """
 
 import math
@@ -24,7 +27,7 @@ from torch import Tensor
 from puna.core.errors import PunaError
 from puna.infer.request import Request
 from puna.infer.sampling import draw, uniform
-from puna.model.kv_cache import CacheStep, KVCache
+from puna.model.kv_cache import KVCache
 from puna.model.transformer import Transformer
 
 _CAPACITY_STEP = 64  # capacities are multiples of this, so that the cache is not made anew for every prompt
@@ -119,7 +122,8 @@ class Scheduler:
         while self._waiting and len(rooms) < self._max_batch:
             request = self._waiting[0]
             widest = self._rounded(max([*rooms, request.room]))
-            n_tokens += len(request.prompt)
+            shared = bool(entering) and entering[-1].prompt == request.prompt
+            n_tokens += 0 if shared else len(request.prompt)
             if rooms and (len(rooms) + 1) * widest > self._cache_tokens:
                 break
             if entering and n_tokens > self._prefill_tokens:
@@ -150,22 +154,32 @@ class Scheduler:
         return cache
 
     def _prefill(self, entering: list[Request]) -> None:
+        """Compute the entering prompts, equal ones once: their other rows get copies of keys and values."""
         first = len(self._rows)
         self._rows.extend(entering)
         cache = self._reserve(len(self._rows), self._rounded(max(r.room for r in self._rows)))
-        rows = list(range(first, len(self._rows)))
-        step = cache.extend([len(r.prompt) for r in entering], rows)
-        self._run(entering, list(chain.from_iterable(r.prompt for r in entering)), step)
+        leaders: dict[tuple[int, ...], int] = {}
+        for place, request in enumerate(entering):
+            leaders.setdefault(tuple(request.prompt), place)
+        places = list(leaders.values())
+        step = cache.extend([len(entering[p].prompt) for p in places], [first + p for p in places])
+        tokens = chain.from_iterable(entering[p].prompt for p in places)
+        logits_UV = self._model.next_logits(torch.tensor(list(tokens), device=self._model.device), cache=step)
+        number = {place: n for n, place in enumerate(places)}
+        own = [leaders[tuple(request.prompt)] for request in entering]
+        for place, leader in enumerate(own):
+            if place != leader:
+                cache.move(first + leader, first + place)
+        self._draw(entering, logits_UV if len(places) == len(own) else logits_UV[[number[leader] for leader in own]])
 
     def _decode(self, n_rows: int) -> None:
         assert self._cache is not None, "rows in use have a cache"
         requests = self._rows[:n_rows]
         step = self._cache.extend([1] * n_rows)
-        self._run(requests, [r.tokens[-1] for r in requests], step)
+        tokens_B = torch.tensor([r.tokens[-1] for r in requests], device=self._model.device)
+        self._draw(requests, self._model.next_logits(tokens_B, cache=step))
 
-    def _run(self, requests: list[Request], tokens: list[int], step: CacheStep) -> None:
-        tokens_T = torch.tensor(tokens, device=self._model.device)
-        logits_BV: Float[Tensor, "B V"] = self._model.next_logits(tokens_T, cache=step)
+    def _draw(self, requests: list[Request], logits_BV: Float[Tensor, "B V"]) -> None:
         uniforms = [uniform(r.sampling.seed, r.index, len(r.tokens)) for r in requests]
         drawn = draw(logits_BV, [r.sampling for r in requests], uniforms)
         for request, token, logprob, top in zip(requests, drawn.tokens, drawn.logprobs, drawn.top, strict=True):

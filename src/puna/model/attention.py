@@ -3,9 +3,12 @@
 N query heads share K key and value heads (G = N/K queries each), which makes the kv cache G times smaller. A token sees
 the tokens before it in its own document and itself. Three ways lead to the same numbers:
 
-- plain CPU tensors: the kernels of `cpu_kernels.py`;
+- plain CPU tensors without a cache: `on_cpu`, by the kernels of `cpu_kernels.py`;
 - CUDA in bf16 or fp16: PyTorch's variable-length flash attention;
 - anything else: `scaled_dot_product_attention`, once for all documents when they have one length, else one by one.
+
+Pieces that continue a stem (trees of documents, see `layout.py`) take the same kernels on a CPU; on CUDA they take flex
+attention.
 
 With a kv cache the new tokens of each row see the row's cached tokens too: `CacheStep` says which. A process that holds
 a part of the heads gathers the tokens, and one that holds a part of the tokens gathers keys and values: `split.py`.
@@ -19,7 +22,7 @@ tokens.
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -30,6 +33,7 @@ from puna.model.kv_cache import CacheStep
 from puna.model.layout import DocumentLayout
 from puna.model.rope import rotate
 from puna.model.split import WHOLE, Split
+from puna.model.tree_attention import attend_trees
 
 __all__ = ["Attention", "DocumentLayout", "attend_cached", "attend_documents", "attend_pieces"]
 
@@ -54,7 +58,8 @@ class Attention(nn.Module):
         turn: tuple[Tensor, Tensor],
         layout: DocumentLayout | ContextLayout,
         cache: tuple[CacheStep, int] | None = None,
-    ) -> Float[Tensor, "T D"]:
+        only_W: Int[Tensor, " W"] | None = None,
+    ) -> Float[Tensor, "W D"]:
         """Mix information between the tokens of each document.
 
         Args:
@@ -62,16 +67,13 @@ class Attention(nn.Module):
             turn: cos and sin of each token's position, from `rope.rotation`.
             layout: The documents; with a cache, the new tokens of each row.
             cache: The step of the kv cache and this layer's number, or None.
+            only_W: The tokens whose output is wanted; None: all.
         """
         x_TD = self.split.gather(x_TD)
         if cache is None and cpu_kernels.suits(x_TD):
-            n_rotated = self.n_heads + self.n_kv_heads
-            weight = cpu_kernels.interleave_pairs(self.qkv.weight, n_rotated, self.head_dim)
-            q, k, v = cpu_kernels.split_heads(nn.functional.linear(x_TD, weight), *turn, self.n_kv_heads)
-            if isinstance(layout, ContextLayout):
-                kv_T2KH = layout.gather_keys(torch.stack((k, v)).permute(2, 0, 1, 3))
-                k, v = kv_T2KH.permute(1, 2, 0, 3).contiguous()
-            return self.split.reduce_scatter(self.output(cpu_kernels.attention(q, k, v, layout.blocks)))
+            weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight, self.n_heads + self.n_kv_heads, self.head_dim)
+            o_TD = self._attend_on_cpu(nn.functional.linear(x_TD, weight_ED), turn, layout)
+            return self.split.reduce_scatter(self.output(_chosen(o_TD, only_W)))
         heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
@@ -85,7 +87,45 @@ class Attention(nn.Module):
             step, layer = cache
             step.write(layer, k_TKH, v_TKH)
             o_TNH = attend_cached(q_TNH, step, layer)
-        return self.split.reduce_scatter(self.output(o_TNH.flatten(1)))
+        return self.split.reduce_scatter(self.output(_chosen(o_TNH.flatten(1), only_W)))
+
+    def on_cpu(
+        self,
+        x_TD: Float[Tensor, "T D"],
+        norm_D: Float[Tensor, " D"],
+        eps: float,
+        turn: tuple[Tensor, Tensor],
+        layout: DocumentLayout | ContextLayout,
+        only_W: Int[Tensor, " W"] | None = None,
+    ) -> Float[Tensor, "W D"]:
+        """The first half of a block by `cpu_kernels`: x + attention(norm(x)), without a cache; of whole layers only.
+
+        Args:
+            x_TD: The residual stream.
+            norm_D: Weight of the norm before the attention; it is folded into the projection.
+            eps: Of that norm.
+            turn: As in `forward`.
+            layout: As in `forward`.
+            only_W: As in `forward`.
+        """
+        n_rotated = self.n_heads + self.n_kv_heads
+        weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight * norm_D, n_rotated, self.head_dim)
+        x_TD, qkv_TE = cpu_kernels.normed_linear(x_TD, weight_ED, eps)
+        o_WD = _chosen(self._attend_on_cpu(qkv_TE, turn, layout), only_W)
+        return torch.addmm(_chosen(x_TD, only_W), o_WD, self.output.weight.T)
+
+    def _attend_on_cpu(
+        self, qkv_TE: Tensor, turn: tuple[Tensor, Tensor], layout: DocumentLayout | ContextLayout
+    ) -> Tensor:
+        q, k, v = cpu_kernels.split_heads(qkv_TE, *turn, self.n_kv_heads)
+        if isinstance(layout, ContextLayout):
+            kv_T2KH = layout.gather_keys(torch.stack((k, v)).permute(2, 0, 1, 3))
+            k, v = kv_T2KH.permute(1, 2, 0, 3).contiguous()
+        return cpu_kernels.attention(q, k, v, layout.blocks)
+
+
+def _chosen(x_TD: Tensor, only_W: Tensor | None) -> Tensor:
+    return x_TD if only_W is None else x_TD[only_W]
 
 
 def attend_documents(
@@ -95,6 +135,8 @@ def attend_documents(
     layout: DocumentLayout,
 ) -> Float[Tensor, "T N H"]:
     """Causal attention inside each document, by PyTorch's kernels."""
+    if layout.has_trees:
+        return attend_trees(q_TNH, k_TKH, v_TKH, layout)
     if q_TNH.is_meta:
         return _ShapesOnly.apply(q_TNH, k_TKH, v_TKH)  # pyright: ignore[reportReturnType]
     if _takes_varlen(q_TNH):

@@ -68,6 +68,8 @@ class ModelConfig(Config):
     """Added to the mean square in RMSNorm."""
     tie_embeddings: bool = False
     """Use the embedding matrix as the head (Llama 3.2 1B and 3B do)."""
+    head: Literal["tokens", "score"] = "tokens"
+    """What the head gives: logits over the vocabulary, or one number (reward and value models)."""
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> "ModelConfig":
@@ -79,16 +81,18 @@ class ModelConfig(Config):
             raise ValueError(f"head_dim {self.head_dim} must be even: rotary embeddings turn pairs")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} must be a multiple of n_kv_heads {self.n_kv_heads}")
+        if self.head == "score" and self.tie_embeddings:
+            raise ValueError("a score head cannot be tied to the embeddings; set tie_embeddings false")
         return self
 
     def parameters(self) -> int:
         """The exact number of parameters; a tied head counts once."""
-        head = 0 if self.tie_embeddings else self.vocab_size * self.dim
+        head = 0 if self.tie_embeddings else self._head_rows * self.dim
         return self.vocab_size * self.dim + head + self.n_layers * self._layer_parameters() + self.dim
 
     def matmul_parameters(self) -> int:
         """Parameters that every token is multiplied with: weights and head, not the embedding and the norms."""
-        return self.vocab_size * self.dim + self.n_layers * (self._layer_parameters() - 2 * self.dim)
+        return self._head_rows * self.dim + self.n_layers * (self._layer_parameters() - 2 * self.dim)
 
     def flops_per_token(self, seq_len: float, *, convention: FlopsConvention = "causal") -> float:
         """Floating-point operations of one training step (forward and backward) per token.
@@ -109,6 +113,10 @@ class ModelConfig(Config):
     def kv_bytes_per_token(self, *, bytes_per_value: int = 2) -> int:
         """Bytes that one token occupies in the kv cache (8B in bf16: 128 KiB)."""
         return 2 * self.n_layers * self.n_kv_heads * self.head_dim * bytes_per_value
+
+    @property
+    def _head_rows(self) -> int:
+        return 1 if self.head == "score" else self.vocab_size
 
     def _layer_parameters(self) -> int:
         attention = self.dim * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)

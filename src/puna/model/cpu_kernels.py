@@ -1,20 +1,24 @@
 """The transformer's operations for a CPU: forward and backward written by hand, because there memory is what is slow.
 
 PyTorch's autograd allocates a new tensor for each step of an expression and fetches it from memory again in the
-backward pass. On a CPU each first touch of fresh memory costs more than the arithmetic. The four functions here keep
-what the backward needs and nothing else, write where the next matrix product reads, and reuse one buffer for scores:
+backward pass. On a CPU each first touch of fresh memory costs more than the arithmetic. The functions here keep what
+the backward needs and nothing else, write where the next matrix product reads, and reuse one buffer for scores:
 
-- `rms_norm` and `swiglu`: element-wise, in as few passes as the formulas allow.
+- `rms_norm` alone; `normed_linear` and `feed_forward` with what follows it and with the residual stream. The norm's
+  weight is folded into the matrix behind it: one pass less over every token.
+- `feed_forward` goes some tokens at a time, so that what one product writes is still in the cache when the next step
+  reads it. The product of gate and up is not kept: the backward makes it again.
 - `split_heads`: takes the fused projection apart, turns queries and keys (RoPE), and lays all three out head by head,
   so that the attention products need no further copies.
 - `attention`: causal attention within documents over the rectangles of `DocumentLayout.blocks`. The query heads that
   share a kv head are rows of one matrix product, so keys and values are never repeated. Masked rectangles do not exist.
+  The branches of a tree of documents read the keys of their stem beside their own.
 
 Each equals its plain formula (tests hold them against naive twins, gradients in fp64). `model/attention.py` and
 `model/transformer.py` choose them for plain CPU tensors; every other device and tensor type takes the formulas.
 
-T packed tokens, D width, F ffn, N query heads, K kv heads, G = N/K query heads per kv head, H head dim, Q = T*G
-queries, R rows and C columns of a block.
+T packed tokens, C tokens of a chunk, D width, F ffn, E = 2F, N query heads, K kv heads, G = N/K query heads per kv
+head, H head dim, Q = T*G queries, R rows and C columns of a block.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +32,9 @@ from torch.autograd.function import once_differentiable
 from puna.model.layout import Block
 
 KEPT_BYTES = 64 * 2**20  # probabilities that one layer may keep for its backward; beyond, they are computed twice
+CHUNK_BYTES = (
+    8 * 2**20
+)  # gate and up of the tokens that go through the feed-forward together: a third-level cache holds it
 TILE = 65_536  # numbers: five vectors of 256 KiB fit into a second-level cache, and two threads share one tile
 
 
@@ -74,28 +81,145 @@ def rms_norm(x: Float[Tensor, "... D"], weight_D: Float[Tensor, " D"], eps: floa
     return _RMSNorm.apply(flat, weight_D, eps).view(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class _SwiGLU(torch.autograd.Function):
-    """y = silu(g) u; du = dy silu(g); dg = dy u silu'(g). In tiles: each number is fetched from memory once."""
+def _normalized(x_CD: Tensor, r_C1: Tensor, eps: float, out: Tensor) -> Tensor:
+    """Write x r with r = (mean(x^2) + eps)^(-1/2), and r too."""
+    torch.linalg.vector_norm(x_CD, dim=-1, keepdim=True, out=r_C1)
+    r_C1.square_().div_(x_CD.shape[1]).add_(eps).rsqrt_()
+    return torch.mul(x_CD, r_C1, out=out)
+
+
+def _normalized_backward(dy_CD: Tensor, y_CD: Tensor, r_C1: Tensor, *, plus: Tensor, out: Tensor) -> None:
+    """Write dx = plus + r (dy - y mean(y dy)); dy is overwritten."""
+    tiles = (t.split(max(1, TILE // y_CD.shape[1])) for t in (dy_CD, y_CD, r_C1, plus, out))
+    for dy, y, r, before, dx in zip(*tiles, strict=True):
+        torch.mul(dy, y, out=dx)
+        mean = dx.sum(-1, keepdim=True).div_(-y.shape[1])
+        torch.addcmul(before, dy.addcmul_(y, mean), r, out=dx)
+
+
+class _NormedLinear(torch.autograd.Function):
+    """(x, y W^T) with y = x normalized; x goes on as the residual stream, so both gradients meet here."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up_FFT: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up_FFT)
-        gate, up = gate_up_FFT.view(2, -1)
-        y_FT = gate_up_FFT.new_empty(gate_up_FFT.shape[0] // 2, gate_up_FFT.shape[1])
-        for y, g, u in _tiles(y_FT.view(-1), gate, up):
-            torch.ops.aten.silu.out(g, out=y).mul_(u)
-        return y_FT
+    def forward(ctx: Any, x_TD: Tensor, weight_ED: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        y_TD = torch.empty_like(x_TD)
+        r_T1 = x_TD.new_empty(len(x_TD), 1)
+        out_TE = x_TD.new_empty(len(x_TD), len(weight_ED))
+        for x_CD, y_CD, r_C1, out_CE in _chunks(len(weight_ED), x_TD, y_TD, r_T1, out_TE):
+            torch.mm(_normalized(x_CD, r_C1, eps, y_CD), weight_ED.T, out=out_CE)
+        ctx.save_for_backward(y_TD, r_T1, weight_ED)
+        return x_TD.view_as(x_TD), out_TE
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (gate_up_FFT,) = ctx.saved_tensors
-        dgate_up_FFT = torch.empty_like(gate_up_FFT)
-        for dy, g, u, dg, du in _tiles(grads[0].reshape(-1), *gate_up_FFT.view(2, -1), *dgate_up_FFT.view(2, -1)):
-            torch.mul(dy, u, out=du)
-            torch.ops.aten.silu_backward.grad_input(du, g, grad_input=dg)
-            torch.ops.aten.silu.out(g, out=du).mul_(dy)
-        return dgate_up_FFT
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        y_TD, r_T1, weight_ED = ctx.saved_tensors
+        plus_TD, do_TE = grads[0].contiguous(), grads[1].contiguous()
+        dx_TD, d_weight_ED = torch.empty_like(y_TD), torch.zeros_like(weight_ED)
+        buffers = _Buffers(y_TD)
+        for y_CD, r_C1, plus_CD, do_CE, dx_CD in _chunks(len(weight_ED), y_TD, r_T1, plus_TD, do_TE, dx_TD):
+            d_weight_ED.addmm_(do_CE.T, y_CD)
+            dy_CD = torch.mm(do_CE, weight_ED, out=buffers.take("dy", y_CD.shape))
+            _normalized_backward(dy_CD, y_CD, r_C1, plus=plus_CD, out=dx_CD)
+        return dx_TD, d_weight_ED, None
+
+
+def normed_linear(
+    x_TD: Float[Tensor, "T D"], weight_ED: Float[Tensor, "E D"], eps: float
+) -> tuple[Float[Tensor, "T D"], Float[Tensor, "T E"]]:
+    """The input itself, and the product of x / rms(x) with a matrix that already holds the norm's weight.
+
+    Use the returned input as the residual stream: then its gradient is added where the norm's is written.
+
+    Source: 1910.07467, equation 4.
+    """
+    return _NormedLinear.apply(x_TD, weight_ED, eps)  # pyright: ignore[reportReturnType]
+
+
+class _FeedForward(torch.autograd.Function):
+    """out = x + h W_down^T with h = silu(g) u and (g, u) = W_gate_up y^T, y = x normalized; in chunks of tokens.
+
+    Features along the rows make gate and up whole, contiguous halves. The backward overwrites both with their
+    gradients: dg = dh u silu'(g), du = dh silu(g).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_TD: Tensor, gate_up_ED: Tensor, down_DF: Tensor, eps: float, needs_gradient: bool
+    ) -> Tensor:
+        E, F = len(gate_up_ED), len(gate_up_ED) // 2
+        out_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
+        buffers = _Buffers(x_TD)
+        ctx.kept = []
+        for x_CD, r_C1, out_CD in _chunks(E, x_TD, r_T1, out_TD):
+            C = len(x_CD)
+            y_CD = _normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
+            gate_up_EC = x_TD.new_empty(E, C) if needs_gradient else buffers.take("gate_up", (E, C))
+            torch.mm(gate_up_ED, y_CD.T, out=gate_up_EC)
+            h_FC = buffers.take("h", (F, C))
+            for h, g, u in _tiles(h_FC.view(-1), *gate_up_EC.view(2, -1)):
+                torch.ops.aten.silu.out(g, out=h).mul_(u)
+            torch.addmm(x_CD, h_FC.T, down_DF.T, out=out_CD)
+            if needs_gradient:
+                ctx.kept.append(gate_up_EC)
+        ctx.save_for_backward(x_TD, r_T1, gate_up_ED, down_DF)
+        return out_TD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x_TD, r_T1, gate_up_ED, down_DF = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, []  # overwritten below; a second backward (zero-bubble pipelines) makes it again
+        do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
+        d_gate_up_ED, d_down_DF = torch.zeros_like(gate_up_ED), torch.zeros_like(down_DF)
+        buffers = _Buffers(x_TD)
+        silu = x_TD.new_empty(TILE)
+        chunks = _chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
+        for number, (x_CD, r_C1, do_CD, dx_CD) in enumerate(chunks):
+            shape = len(gate_up_ED) // 2, len(x_CD)
+            y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
+            if kept:
+                gate_up_EC = kept[number]
+            else:
+                gate_up_EC = torch.mm(gate_up_ED, y_CD.T, out=buffers.take("gate_up", (len(gate_up_ED), len(x_CD))))
+            dh_FC = torch.mm(down_DF.T, do_CD.T, out=buffers.take("dh", shape))
+            h_FC = buffers.take("h", shape)
+            for dh, h, g, u in _tiles(dh_FC.view(-1), h_FC.view(-1), *gate_up_EC.view(2, -1)):
+                s = torch.ops.aten.silu.out(g, out=silu[: len(g)])
+                torch.mul(dh, u, out=h)
+                torch.ops.aten.silu_backward.grad_input(h, g, grad_input=g)
+                torch.mul(s, u, out=h)
+                torch.mul(s, dh, out=u)
+            d_down_DF.addmm_(do_CD.T, h_FC.T)
+            d_gate_up_ED.addmm_(gate_up_EC, y_CD)
+            dy_CD = torch.mm(gate_up_EC.T, gate_up_ED, out=buffers.take("dy", x_CD.shape))
+            _normalized_backward(dy_CD, y_CD, r_C1, plus=do_CD, out=dx_CD)
+        return dx_TD, d_gate_up_ED, d_down_DF, None, None
+
+
+class _Buffers:
+    """Scratch memory by name, as large as the largest request so far: first touch of new memory is slow."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._flat: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int]) -> Tensor:
+        n = shape[0] * shape[1]
+        if name not in self._flat or len(self._flat[name]) < n:
+            self._flat[name] = self._like.new_empty(n)
+        return self._flat[name][:n].view(shape)
+
+
+def _chunks(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same tokens of several tensors, as many as fit into `CHUNK_BYTES` with `width` numbers each.
+
+    Chunks are about equal and multiples of 64 tokens, so that rows of features begin on cache lines.
+    """
+    n_tokens = len(tensors[0])
+    n_chunks = -(-n_tokens * width * tensors[0].element_size() // CHUNK_BYTES)
+    size = -(-n_tokens // (64 * n_chunks)) * 64
+    return zip(*(t.split(size) for t in tensors), strict=True)
 
 
 def _tiles(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -103,9 +227,21 @@ def _tiles(*flat: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(x.split(TILE) for x in flat), strict=True)
 
 
-def swiglu(gate_up_FFT: Float[Tensor, "FF T"]) -> Float[Tensor, "F T"]:
-    """silu(gate) * up of the fused projection, gate first, tokens along the rows. Source: 2002.05202, section 2."""
-    return _SwiGLU.apply(gate_up_FFT)  # pyright: ignore[reportReturnType]
+def feed_forward(
+    x_TD: Float[Tensor, "T D"], gate_up_ED: Float[Tensor, "E D"], down_DF: Float[Tensor, "D F"], eps: float
+) -> Float[Tensor, "T D"]:
+    """The second half of a block with its residual: x + down(silu(gate(y)) * up(y)), where y = x / rms(x).
+
+    Args:
+        x_TD: The residual stream.
+        gate_up_ED: Gate, then up (E = 2F), each already multiplied by the norm's weight.
+        down_DF: The way back.
+        eps: Of the norm.
+
+    Source: SwiGLU, 2002.05202, section 2.
+    """
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, gate_up_ED, down_DF))
+    return _FeedForward.apply(x_TD, gate_up_ED, down_DF, eps, needs_gradient)  # pyright: ignore[reportReturnType]
 
 
 def interleave_pairs(weight_ED: Float[Tensor, "E D"], n_rotated: int, head_dim: int) -> Float[Tensor, "E D"]:
@@ -130,7 +266,7 @@ class _SplitHeads(torch.autograd.Function):
         k_KTH = qkv_TE.new_empty(n_kv_heads, n_tokens, head_dim)
         q_TNH, k_TKH, v_TKH = heads.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
         q_KTGP = _complex(q_TNH).unflatten(1, (n_kv_heads, -1)).transpose(0, 1)
-        torch.mul(q_KTGP, turn_TP[:, None], out=_complex(q_KTGH))
+        torch.mul(q_KTGP, (turn_TP * head_dim**-0.5)[:, None], out=_complex(q_KTGH))
         torch.mul(_complex(k_TKH).transpose(0, 1), turn_TP, out=_complex(k_KTH))
         return q_KTGH, k_KTH, v_TKH.transpose(0, 1).contiguous()
 
@@ -143,7 +279,7 @@ class _SplitHeads(torch.autograd.Function):
         dheads = dq_KTGH.new_empty(n_tokens, n_kv_heads * (group + 2), head_dim)
         dq_TNH, dk_TKH, dv_TKH = dheads.split((n_kv_heads * group, n_kv_heads, n_kv_heads), dim=1)
         dq_KTGP = _complex(dq_TNH).unflatten(1, (n_kv_heads, -1)).transpose(0, 1)
-        torch.mul(_complex(dq_KTGH), back_TP[:, None], out=dq_KTGP)
+        torch.mul(_complex(dq_KTGH), (back_TP * head_dim**-0.5)[:, None], out=dq_KTGP)
         torch.mul(_complex(dk_KTH), back_TP, out=_complex(dk_TKH).transpose(0, 1))
         dv_TKH.copy_(dv_KTH.transpose(0, 1))
         return dheads.view(n_tokens, -1), None, None
@@ -157,6 +293,8 @@ def split_heads(
     qkv_TE: Float[Tensor, "T E"], cos: Float[Tensor, "T P"], sin: Float[Tensor, "T P"], n_kv_heads: int
 ) -> tuple[Float[Tensor, "K T G H"], Float[Tensor, "K T H"], Float[Tensor, "K T H"]]:
     """Queries, keys (both turned by their positions) and values of the fused projection, laid out by kv head.
+
+    The queries come divided by sqrt(H), as attention wants them: the turn does that at no cost.
 
     Args:
         qkv_TE: Output of the projection with `interleave_pairs`.
@@ -181,10 +319,12 @@ class _Attention(torch.autograd.Function):
         kept = list(q_KTGH.new_empty(sum(sizes)).split(sizes)) if keep else [q_KTGH.new_empty(max(sizes))] * len(sizes)
         o_TKGH = q_KTGH.new_empty(T, K, G, H)
         q_KQH, k_KHT = q_KTGH.view(K, T * G, H), k_KTH.transpose(1, 2)
-        for block, buffer in zip(blocks, kept, strict=True):
-            p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G)
-            o_KRH = torch.bmm(p_KRC, v_KTH.narrow(1, block.first_key, block.columns))
+        for number, block in enumerate(blocks):
+            p_KRC = _probabilities(q_KQH, k_KHT, block, kept[number], G)
+            o_KRH = torch.bmm(p_KRC, _keys_of(v_KTH, block, 1))
             o_TKGH.narrow(0, block.first_row, block.rows).copy_(o_KRH.view(K, -1, G, H).transpose(0, 1))
+            if keep:
+                kept[number] = p_KRC
         ctx.save_for_backward(q_KTGH, k_KTH, v_KTH)
         ctx.blocks, ctx.kept = blocks, kept if keep else None
         return o_TKGH.view(T, K * G * H)
@@ -194,41 +334,49 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q_KTGH, k_KTH, v_KTH = ctx.saved_tensors
         K, T, G, H = q_KTGH.shape
-        do_KTGH = grads[0].view(T, K, G, H).transpose(0, 1).contiguous()
-        q_KQH, do_KQH = q_KTGH.view(K, T * G, H), do_KTGH.view(K, T * G, H)
-        k_KHT, v_KHT = k_KTH.transpose(1, 2), v_KTH.transpose(1, 2)
+        do_KQH = grads[0].view(T, K, G, H).transpose(0, 1).reshape(K, T * G, H)
+        q_KQH, k_KHT, v_KHT = q_KTGH.view(K, T * G, H), k_KTH.transpose(1, 2), v_KTH.transpose(1, 2)
         dq_KQH, dk_KTH, dv_KTH = torch.empty_like(q_KQH), torch.zeros_like(k_KTH), torch.zeros_like(v_KTH)
         largest = max(K * G * block.rows * block.columns for block in ctx.blocks)
         ds_buffer = q_KTGH.new_empty(largest)
-        kept = ctx.kept
+        kept, ctx.kept = ctx.kept, None
         buffer = ds_buffer if kept is not None else q_KTGH.new_empty(largest)
         for number, block in enumerate(ctx.blocks):
-            rows, keys = (block.first_row * G, block.rows * G), (block.first_key, block.columns)
+            rows = block.first_row * G, block.rows * G
             q_KRH, do_KRH = q_KQH.narrow(1, *rows), do_KQH.narrow(1, *rows)
-            if kept is None:
-                p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G)
-            else:
-                p_KRC = kept[number].view(K, block.rows * G, block.columns)
-            p_KCR, ds_KRC = p_KRC.transpose(1, 2), ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
-            dv_KTH.narrow(1, *keys).add_(torch.bmm(p_KCR, do_KRH))
-            torch.bmm(do_KRH, v_KHT.narrow(2, *keys), out=ds_KRC)
+            p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G) if kept is None else kept[number]
+            ds_KRC = ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
+            _add_to_keys(dv_KTH, torch.bmm(p_KRC.transpose(1, 2), do_KRH), block)
+            torch.bmm(do_KRH, _keys_of(v_KHT, block, 2), out=ds_KRC)
             torch.ops.aten._softmax_backward_data.out(ds_KRC, p_KRC, -1, p_KRC.dtype, grad_input=ds_KRC)
-            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, k_KTH.narrow(1, *keys)))
-            dk_KTH.narrow(1, *keys).add_(torch.bmm(ds_KRC.transpose(1, 2), q_KRH))
-        ctx.kept = None
-        scale = H**-0.5
-        return dq_KQH.mul_(scale).view(q_KTGH.shape), dk_KTH.mul_(scale), dv_KTH, None, None
+            dq_KQH.narrow(1, *rows).copy_(torch.bmm(ds_KRC, _keys_of(k_KTH, block, 1)))
+            _add_to_keys(dk_KTH, torch.bmm(ds_KRC.transpose(1, 2), q_KRH), block)
+        return dq_KQH.view(q_KTGH.shape), dk_KTH, dv_KTH, None, None
 
 
 def _probabilities(q_KQH: Tensor, k_KHT: Tensor, block: Block, buffer: Tensor, group: int) -> Tensor:
-    """softmax(q k^T / sqrt(H)) of one block, written into the buffer, `[K, R*G, C]`."""
-    K, _, H = q_KQH.shape
+    """softmax(q k^T) of one block, written into the buffer, `[K, R*G, C]`."""
+    K = len(q_KQH)
     R, C = block.rows, block.columns
     q_KRH = q_KQH.narrow(1, block.first_row * group, R * group)
     s_KRC = buffer[: K * R * group * C].view(K, R * group, C)
-    torch.baddbmm(s_KRC, q_KRH, k_KHT.narrow(2, block.first_key, C), beta=0, alpha=H**-0.5, out=s_KRC)
+    torch.bmm(q_KRH, _keys_of(k_KHT, block, 2), out=s_KRC)
     s_KRC.view(K, R, group, C).narrow(3, C - R, R).add_(block.mask[:, None])
     return torch.ops.aten._softmax.out(s_KRC, -1, False, out=s_KRC)
+
+
+def _keys_of(x: Tensor, block: Block, dim: int) -> Tensor:
+    """The columns of a block: a view, or a copy where a stem lies apart."""
+    own = x.narrow(dim, block.first_key, block.columns - block.stem[1])
+    return torch.cat((x.narrow(dim, *block.stem), own), dim) if block.stem[1] else own
+
+
+def _add_to_keys(total_KTH: Tensor, part_KCH: Tensor, block: Block) -> None:
+    """The transpose of `_keys_of`: a gradient of the columns goes where they came from."""
+    n_stem = block.stem[1]
+    if n_stem:
+        total_KTH.narrow(1, *block.stem).add_(part_KCH[:, :n_stem])
+    total_KTH.narrow(1, block.first_key, block.columns - block.stem[1]).add_(part_KCH[:, n_stem:])
 
 
 def attention(
@@ -240,7 +388,7 @@ def attention(
     """Causal attention inside documents.
 
     Args:
-        q_KTGH: Queries by kv head.
+        q_KTGH: Queries by kv head, divided by sqrt(H) (as `split_heads` gives them).
         k_KTH: Keys.
         v_KTH: Values.
         blocks: From `DocumentLayout.blocks`: every token is a row of exactly one.

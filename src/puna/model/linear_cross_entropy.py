@@ -126,10 +126,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             targets_C1, weight_C = weigh(targets_A[chunk], total.dtype)
             product_CV = torch.mm(asked_AD[chunk], head_VD.T, out=buffer_CV[: chunk.stop - chunk.start])
             logits_CV = product_CV.to(total.dtype)
-            log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
-            total -= torch.dot(log_probs_CV.gather(1, targets_C1)[:, 0], weight_C)
+            if needs_gradient and hidden_TD.is_cpu:
+                loss, d_logits_CV = _loss_and_probabilities(logits_CV, targets_C1, asked_AD[chunk], head_VD)
+                total += loss
+            else:
+                log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
+                total -= torch.dot(log_probs_CV.gather(1, targets_C1)[:, 0], weight_C)
+                d_logits_CV = log_probs_CV.exp_() if needs_gradient else log_probs_CV
             if d_asked_AD is not None and d_head_VD is not None:
-                d_logits_CV = log_probs_CV.exp_()
                 d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
                 if not hidden_TD.is_cpu:
                     d_logits_CV.mul_(weight_C[:, None])
@@ -149,6 +153,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_hidden_TD = spread(d_asked_AD.mul_(grads[0]), index, n_tokens) if ctx.needs_input_grad[0] else None
         d_head = d_head_VD.mul_(grads[0]).to(head_dtype) if ctx.needs_input_grad[1] else None
         return d_hidden_TD, d_head, None, None, None
+
+
+def _loss_and_probabilities(
+    logits_CV: Tensor, targets_C1: Tensor, asked_CD: Tensor, head_VD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """On a CPU: the sum of the cross-entropies, and the probabilities in place of the logits.
+
+    The loss comes from the probabilities: one exponential a logit instead of two. The rows in which the target's
+    probability is too small for its logarithm to be exact (fp32 ends at 1e-38) are computed again.
+    """
+    probs_CV = torch.ops.aten._softmax.out(logits_CV, 1, False, out=logits_CV)
+    target_C1 = probs_CV.gather(1, targets_C1)
+    log_C1 = target_C1.log()
+    if (target_C1 < 1e-30).any():
+        rows = (target_C1[:, 0] < 1e-30).nonzero()[:, 0]
+        again = (asked_CD[rows] @ head_VD.T).to(logits_CV.dtype).log_softmax(1)
+        log_C1[rows] = again.gather(1, targets_C1[rows])
+    return -log_C1.sum(), probs_CV
 
 
 class _TokenLogProbs(torch.autograd.Function):

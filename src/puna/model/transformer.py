@@ -14,6 +14,7 @@ Parameter names, which `checkpoint/huggingface.py` maps to other layouts (`nn.Li
     layers.{i}.feed_forward.down.weight      [D, F]
     norm.weight                              [D]
     head.weight                              [V, D]             absent when embeddings are tied
+    score.weight                             [1, D]             in its place in reward and value models
 
 Rotary pairs lie as in Hugging Face files (i with i + H/2), so no row is permuted on the way there. With a `Split` the
 same names hold this process's part.
@@ -66,13 +67,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Transform each token by itself."""
         x = self.split.gather(x)
-        if cpu_kernels.suits(x):  # tokens along the rows: gate and up are then whole, contiguous halves
-            gate_up_FFT = self.gate_up.weight @ x.flatten(0, -2).T
-            y = nn.functional.linear(cpu_kernels.swiglu(gate_up_FFT).T, self.down.weight).view(x.shape)
-        else:
-            gate, up = self.gate_up(x).chunk(2, dim=-1)
-            y = self.down(nn.functional.silu(gate) * up)
-        return self.split.reduce_scatter(y)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.split.reduce_scatter(self.down(nn.functional.silu(gate) * up))
 
 
 class Block(nn.Module):
@@ -91,10 +87,26 @@ class Block(nn.Module):
         turn: tuple[Tensor, Tensor],
         layout: DocumentLayout | ContextLayout,
         cache: tuple[CacheStep, int] | None = None,
-    ) -> Float[Tensor, "T D"]:
+        only_W: Int[Tensor, " W"] | None = None,
+    ) -> Float[Tensor, "W D"]:
         """One layer; arguments as in `Attention.forward`."""
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), turn, layout, cache)
-        return x_TD + self.feed_forward(self.feed_forward_norm(x_TD))
+        if cache is None and self.attention.split.tp == 1 and cpu_kernels.suits(x_TD):
+            return self._on_cpu(x_TD, turn, layout, only_W)
+        mixed_WD = self.attention(self.attention_norm(x_TD), turn, layout, cache, only_W)
+        x_WD = (x_TD if only_W is None else x_TD[only_W]) + mixed_WD
+        return x_WD + self.feed_forward(self.feed_forward_norm(x_WD))
+
+    def _on_cpu(
+        self,
+        x_TD: Tensor,
+        turn: tuple[Tensor, Tensor],
+        layout: DocumentLayout | ContextLayout,
+        only_W: Tensor | None,
+    ) -> Tensor:
+        """The same by `cpu_kernels`, the norms' weights folded into the projections behind them."""
+        x_WD = self.attention.on_cpu(x_TD, self.attention_norm.weight, self.attention_norm.eps, turn, layout, only_W)
+        gate_up_ED = self.feed_forward.gate_up.weight * self.feed_forward_norm.weight
+        return cpu_kernels.feed_forward(x_WD, gate_up_ED, self.feed_forward.down.weight, self.feed_forward_norm.eps)
 
 
 class Transformer(nn.Module):
@@ -116,12 +128,14 @@ class Transformer(nn.Module):
             self.layers.add_module(str(number), Block(config, split))
         self.norm = RMSNorm(config.dim, eps=config.norm_eps) if split.has_head else None
         self._frequencies: dict[torch.device, Tensor] = {}  # not a buffer: computed, never loaded or cast
-        own_head = split.has_head and not config.tie_embeddings
+        own_head = split.has_head and config.head == "tokens" and not config.tie_embeddings
         self.head = nn.Linear(config.dim, n_rows, bias=False) if own_head else None
+        self.score = nn.Linear(config.dim, 1, bias=False) if config.head == "score" else None
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """The matrix that turns hidden states into logits: the embedding itself when tied."""
+        assert self.score is None, "a reward or value model has no logits"
         module = self.embedding if self.head is None else self.head
         assert module is not None, "this process holds no head"
         return module.weight
@@ -166,15 +180,18 @@ class Transformer(nn.Module):
         positions: Int[Tensor, " T"] | None = None,
         cache: CacheStep | None = None,
         received: Tensor | None = None,
+        only: Int[Tensor, " W"] | None = None,
     ) -> Float[Tensor, "*tokens D"]:
         """The normalized hidden states before the head (for losses that never hold all logits). See `forward`.
 
         Args as in `forward`, and:
             received: On a pipeline stage without an embedding, what the stage before gave.
+            only: Flat places of the tokens whose states are wanted; the last layer then computes nothing for others.
+                For a whole model only.
 
         Returns:
-            `[*tokens, D]`. A model that is split gives its own share of the tokens, flat; a pipeline stage without the
-            head gives the residual stream.
+            `[*tokens, D]`, or `[W, D]` of the places in `only`. A model that is split gives its own share of the
+            tokens, flat; a pipeline stage without the head gives the residual stream.
         """
         if cache is not None:
             assert layout is None and positions is None, "a cache step brings its own layout and positions"
@@ -187,10 +204,12 @@ class Transformer(nn.Module):
         turn = rotation(own.positions if positions is None else positions.flatten(), self._frequency(tokens.device))
         x_TD = self._embed(tokens.flatten()) if received is None else received
         for number, layer in enumerate(self.layers):
-            x_TD = layer(x_TD, turn, own, None if cache is None else (cache, number))
+            wanted = only if number == self.config.n_layers - 1 else None
+            x_TD = layer(x_TD, turn, own, None if cache is None else (cache, number), wanted)
         if self.norm is not None:
             x_TD = self.norm(x_TD)
-        return x_TD.view(*tokens.shape, -1) if tokens.dim() > 1 and self.split.is_whole else x_TD
+        flat = tokens.dim() == 1 or only is not None or not self.split.is_whole
+        return x_TD if flat else x_TD.view(*tokens.shape, -1)
 
     def cross_entropy(self, hidden: Float[Tensor, "T D"], targets_T: Int[Tensor, " T"]) -> Float[Tensor, ""]:
         """Sum of the cross-entropies of the targets, straight from hidden states.
@@ -224,12 +243,19 @@ class Transformer(nn.Module):
 
     def _frequency(self, device: torch.device) -> Float[Tensor, " pairs"]:
         if device not in self._frequencies:
-            self._frequencies[device] = frequencies(self.config).to(device)
+            with torch.inference_mode(False):  # kept: an inference tensor could not serve the next training step
+                self._frequencies[device] = frequencies(self.config).to(device)
         return self._frequencies[device]
 
     def logits(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         """The head alone."""
         return nn.functional.linear(hidden, self.head_weight)
+
+    def scores(self, hidden: Float[Tensor, "... D"]) -> Float[Tensor, "..."]:
+        """The score head of a reward or value model, in fp32 or wider."""
+        assert self.score is not None, "only a reward or value model has scores"
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        return (hidden.to(wide) @ self.score.weight[0].to(wide)[:, None]).squeeze(-1)
 
     def next_logits(self, tokens_T: Int[Tensor, " T"], *, cache: CacheStep) -> Float[Tensor, "rows V"]:
         """Logits after the last new token of each row of a cache step; the head sees no other token."""

@@ -16,6 +16,7 @@ dialog becomes in tokens is `tokenizer/chat_format.py`'s business; rows of prefe
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +57,18 @@ class DialogRow:
     Attributes:
         dialog: Ends with an assistant.
         source: Where it came from, for the metrics: the row's `source`, or the file's name without suffixes.
+        silent: Numbers of the messages that are not learned: those with `"weight": 0` or `"train": false`.
+        weight: How much its tokens count: the row's `weight`.
+        quality: The row's `quality`, where it has one; higher is better.
+        difficulty: The row's `difficulty`, where it has one; higher is harder.
     """
 
     dialog: Dialog
     source: str
+    silent: frozenset[int] = frozenset()
+    weight: float = 1.0
+    quality: float | None = None
+    difficulty: float | None = None
 
 
 def read_dialogs(paths: Sequence[Path | str], *, form: Form = "auto", max_problems: int = 20) -> list[DialogRow]:
@@ -82,9 +91,37 @@ def read_dialogs(paths: Sequence[Path | str], *, form: Form = "auto", max_proble
     def parse(row: Row) -> DialogRow:
         dialog = Dialog(_dialog_messages(row.value, form))
         check_turns(dialog.messages, ends_with=("assistant",))
-        return DialogRow(dialog, _source(row))
+        weight = number_of(row.value, "weight")
+        if weight is not None and weight <= 0:
+            raise RowError(f"'weight' is {weight:g}; it must be above 0, or leave the row out")
+        return DialogRow(
+            dialog,
+            _source(row),
+            silent=_silent(row.value),
+            weight=1.0 if weight is None else weight,
+            quality=number_of(row.value, "quality"),
+            difficulty=number_of(row.value, "difficulty"),
+        )
 
     return list(read_each(paths, parse, what="dialogs", max_problems=max_problems))
+
+
+def read_prompts(paths: Sequence[Path | str], *, form: Form = "auto", max_problems: int = 20) -> list[Dialog]:
+    """Reads dialogs to answer; a last answer, if there is one, is left out. Arguments and errors as `read_dialogs`."""
+
+    def parse(row: Row) -> Dialog:
+        value = row.value
+        if isinstance(value.get("prompt"), list):
+            value = {"messages": value["prompt"]}
+        elif isinstance(value.get("prompt"), str):
+            value = {"messages": [{"role": "user", "content": value["prompt"]}]}
+        messages = _dialog_messages(value, form)
+        while messages and messages[-1].role == "assistant":
+            messages = messages[:-1]
+        check_turns(messages, ends_with=("user", "tool"))
+        return Dialog(messages)
+
+    return list(read_each(paths, parse, what="prompts", max_problems=max_problems))
 
 
 _T = TypeVar("_T")
@@ -119,6 +156,37 @@ def read_each(paths: Sequence[Path | str], parse: Callable[[Row], _T], *, what: 
         if n_rows == 0 and problems.count == n_problems:
             problems.add(str(path), f"holds no {what}")
     problems.finish()
+
+
+def number_of(value: dict[str, Any], key: str) -> float | None:
+    """A finite number of a row, or None where it has none.
+
+    Raises:
+        RowError: It is something else.
+    """
+    got = value.get(key)
+    if got is None:
+        return None
+    if type(got) not in (int, float) or not math.isfinite(got):
+        raise RowError(f"{key!r} is {got!r}; it must be a number")
+    return float(got)
+
+
+def _silent(value: dict[str, Any]) -> frozenset[int]:
+    """Messages of the openai form that say they are not to be learned (`weight` 0, as OpenAI spells it, or `train`)."""
+    messages = value.get("messages")
+    if not isinstance(messages, list):
+        return frozenset()
+    silent = set()
+    for number, message in enumerate(messages):
+        weight, train = message.get("weight", 1), message.get("train", True)
+        if weight not in (0, 1) or not isinstance(train, bool):
+            raise RowError(
+                f"message {number + 1} has weight {weight!r} and train {train!r}; allowed are 0 or 1, and true or false"
+            )
+        if weight == 0 or not train:
+            silent.add(number)
+    return frozenset(silent)
 
 
 def _source(row: Row) -> str:

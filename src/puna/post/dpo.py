@@ -13,7 +13,7 @@ warning says so once.
 
 Source: Rafailov et al. 2023, arXiv:2305.18290; The Llama 3 Herd of Models (2407.21783), section 4.1.4; the likelihood
 term: Pang et al. 2024, arXiv:2404.19733.
-Shapes: B rows, S tokens of a row, T = B S, P pairs.
+Shapes: B rows, S tokens of a row, W targets, P pairs.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ from puna.model.layout import DocumentLayout
 from puna.model.linear_cross_entropy import token_log_probs
 from puna.model.transformer import Transformer
 from puna.post.packing import RowStream
-from puna.post.pairs import PADDING, EncodedPairs, FormatMask, PairBatch, pack_pairs
+from puna.post.pairs import EncodedPairs, FormatMask, PairBatch, pack_pairs
 from puna.post.preference_losses import dpo_losses, ipo_losses, simpo_losses
 from puna.train.loss import LossOutput, packed_flops
 
@@ -47,13 +47,16 @@ class DpoConfig(Config):
     rows: int = Field(default=4, ge=1)
     """Rows of a batch on each process."""
     sequence_length: int = Field(default=4096, ge=4)
-    """Tokens of a row; both answers of a pair, each with its prompt, must fit."""
+    """Tokens of a row; a prompt with both its answers must fit."""
     window: int = Field(default=4096, ge=1)
     """Pairs that are shuffled and packed together."""
     seed: int = 0
     """Seed of the order."""
     loss: Literal["sigmoid", "ipo", "simpo"] = "sigmoid"
     """The contrast: DPO's, IPO's, or SimPO's, which needs no reference."""
+    normalization: Literal["sum", "mean"] = "sum"
+    """Log probabilities of an answer are summed, as in the papers, or divided by its length, so that long answers do
+    not weigh more (beta is then 2 to 10; for ipo this is what its authors use). SimPO always takes means."""
     beta: float = Field(default=0.1, gt=0)
     """Strength of the tie to the reference (sigmoid: beta; ipo: tau), or the scale of the means (simpo: 2 to 10)."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=0.5)
@@ -69,6 +72,8 @@ class DpoConfig(Config):
     """Leave header and termination tokens out of the contrast (`llama3`), or count all tokens (`none`)."""
     collapse_nats_per_token: float = Field(default=0.5, gt=0.0)
     """Warn when chosen answers have lost more log probability than this per token, against the reference."""
+    shared_prefix: bool = True
+    """Compute a prompt once for both its answers, or once for each."""
 
     @model_validator(mode="after")
     def _smoothing_needs_sigmoid(self) -> "DpoConfig":
@@ -174,24 +179,22 @@ def answer_sums(model: Transformer, batch: PairBatch) -> AnswerSums:
         Sums for each answer, differentiable in the model's weights.
     """
     device = model.device
-    layout = DocumentLayout.from_lengths(batch.lengths, device)
-    targets_T = torch.from_numpy(batch.targets).to(device).flatten()
-    hidden_TD = model.hidden(torch.from_numpy(batch.tokens).to(device).flatten(), layout)
-    logprobs_T = token_log_probs(hidden_TD, model.head_weight, targets_T)
-    asked_T = (targets_T != IGNORE).to(logprobs_T.dtype)
-    counted_T = torch.from_numpy(batch.counted).to(device).flatten().to(logprobs_T.dtype)
-    nobody = 2 * batch.n_pairs  # padding has no targets; its zeros go to a sum that is thrown away
-    answer = np.repeat(np.where(batch.answers == PADDING, nobody, batch.answers), batch.lengths)
-    answer_T = torch.from_numpy(answer).to(device)
+    layout = DocumentLayout(batch.lengths, stems=batch.stems, device=device)
+    places = np.flatnonzero(batch.targets != IGNORE)  # W of them; nothing else is asked of the last layer
+    only_W, targets_W = (torch.from_numpy(x).to(device) for x in (places, batch.targets.reshape(-1)[places]))
+    hidden_WD = model.hidden(torch.from_numpy(batch.tokens).to(device).flatten(), layout, only=only_W)
+    logprobs_W = token_log_probs(hidden_WD, model.head_weight, targets_W)
+    counted_W = torch.from_numpy(batch.counted.reshape(-1)[places]).to(device).to(logprobs_W.dtype)
+    answer_W = torch.from_numpy(np.repeat(batch.answers, batch.lengths)[places]).to(device)
 
-    def per_answer(values_T: Tensor) -> Tensor:
-        return values_T.new_zeros(nobody + 1).index_add(0, answer_T, values_T)[:nobody].view(-1, 2)
+    def per_answer(values_W: Tensor) -> Tensor:
+        return values_W.new_zeros(2 * batch.n_pairs).index_add(0, answer_W, values_W).view(-1, 2)
 
     return AnswerSums(
-        contrast=per_answer(logprobs_T * counted_T),
-        n_contrast=per_answer(counted_T),
-        whole=per_answer(logprobs_T),
-        n_whole=per_answer(asked_T),
+        contrast=per_answer(logprobs_W * counted_W),
+        n_contrast=per_answer(counted_W),
+        whole=per_answer(logprobs_W),
+        n_whole=per_answer(torch.ones_like(counted_W)),
     )
 
 
@@ -220,47 +223,57 @@ class DpoLoss:
             batch: B rows of whole pairs, with the reference's sums when the contrast needs them.
 
         Returns:
-            The sum over pairs, their number, and metrics that are sums over pairs too.
+            The sum over pairs, the sum of their weights, and metrics that are sums over pairs too.
         """
         sums = answer_sums(model, batch)
         policy_P2, reference_P2 = sums.contrast, torch.zeros_like(sums.contrast)
         if batch.reference is not None:
             reference_P2 = torch.from_numpy(batch.reference).to(policy_P2)
         ratios_P2 = policy_P2 - reference_P2
-        loss_P = self._contrast(ratios_P2, sums)
+        if self.config.normalization == "mean" or self.config.loss == "simpo":
+            ratios_P2 = ratios_P2 / sums.n_contrast.clamp(min=1)
+        weights_P = torch.from_numpy(batch.weights).to(ratios_P2)
+        loss_P = self._contrast(ratios_P2, torch.from_numpy(batch.probabilities).to(ratios_P2))
         nll_P = self._likelihood(sums)
-        total = (loss_P + self.config.nll_coefficient * nll_P).sum()
+        total = (weights_P * (loss_P + self.config.nll_coefficient * nll_P)).sum()
         with torch.no_grad():
-            rewards_P2 = self.config.beta * ratios_P2
+            rewards_P2 = self.config.beta * weights_P[:, None] * ratios_P2
             margins_P = rewards_P2[:, 0] - rewards_P2[:, 1]
             metrics = {
                 "rewards/chosen": rewards_P2[:, 0].sum(),
                 "rewards/rejected": rewards_P2[:, 1].sum(),
                 "rewards/margins": margins_P.sum(),
-                "rewards/accuracies": (margins_P > 0).to(margins_P.dtype).sum(),
-                "logps/chosen": policy_P2[:, 0].sum(),
-                "logps/rejected": policy_P2[:, 1].sum(),
-                "nll": nll_P.sum(),
+                "rewards/accuracies": (weights_P * (margins_P > 0)).sum(),
+                "logps/chosen": (weights_P * policy_P2[:, 0]).sum(),
+                "logps/rejected": (weights_P * policy_P2[:, 1]).sum(),
+                "nll": (weights_P * nll_P).sum(),
             }
             if batch.reference is not None:
-                self._watch((ratios_P2[:, 0] / sums.n_contrast[:, 0]).mean())
+                drift_P = policy_P2[:, 0] - reference_P2[:, 0]
+                self._watch((drift_P / sums.n_contrast[:, 0].clamp(min=1)).mean())
         return LossOutput(
             sum=total,
-            count=batch.n_pairs,
+            count=float(batch.weights.sum()),
             tokens=batch.tokens.size,
-            flops=packed_flops(model.config, batch.lengths, n_targets=batch.n_targets),
+            flops=packed_flops(
+                model.config,
+                batch.lengths,
+                n_targets=batch.n_targets,
+                stem_lengths=np.where(batch.stems < 0, 0, batch.lengths[batch.stems]),
+            ),
             metrics=metrics,
         )
 
-    def _contrast(self, ratios_P2: Tensor, sums: AnswerSums) -> Tensor:
+    def _contrast(self, ratios_P2: Tensor, probabilities_P: Tensor) -> Tensor:
+        config = self.config
         chosen_P, rejected_P = ratios_P2.unbind(1)
-        if self.config.loss == "sigmoid":
-            smoothing = self.config.label_smoothing
-            return dpo_losses(chosen_P, rejected_P, beta=self.config.beta, label_smoothing=smoothing)
-        if self.config.loss == "ipo":
-            return ipo_losses(chosen_P, rejected_P, tau=self.config.beta)
-        chosen_P, rejected_P = (sums.contrast / sums.n_contrast).unbind(1)
-        return simpo_losses(chosen_P, rejected_P, beta=self.config.beta, gamma=self.config.simpo_margin)
+        if config.loss == "ipo":
+            return ipo_losses(chosen_P, rejected_P, tau=config.beta)
+        if config.loss == "simpo":
+            return simpo_losses(chosen_P, rejected_P, beta=config.beta, gamma=config.simpo_margin)
+        # a label is wrong with the row's own probability, or the recipe's where the row does not know better
+        wrong_P = torch.where(probabilities_P < 1.0, 1.0 - probabilities_P, config.label_smoothing)
+        return dpo_losses(chosen_P, rejected_P, beta=config.beta, label_smoothing=wrong_P)
 
     def _likelihood(self, sums: AnswerSums) -> Tensor:
         by_sequence = self.config.nll_normalization == "sequence"

@@ -1,4 +1,4 @@
-"""Preference pairs as tokens: two pieces a pair, whole pairs packed into rows.
+"""Preference pairs as tokens: a prompt with two answers behind it, whole pairs packed into rows.
 
 Prompt and answer are encoded apart and their ids are joined, so that a prompt has the same tokens before either answer
 and `<|begin_of_text|>` comes once. The targets of a piece are its answer's tokens, `<|eot_id|>` included. Which of them
@@ -6,8 +6,9 @@ count in the contrast is a second mask: Llama 3 leaves out header and terminatio
 and a loss that pushes the same token up in one and down in the other makes models that repeat their tail or end
 abruptly. The likelihood term keeps them.
 
-A row holds whole pairs, chosen then rejected, each its own piece. So any part of a batch's rows is a batch itself, and
-a micro-batch or a rank's share needs nothing from elsewhere.
+A row holds whole pairs, chosen then rejected. So any part of a batch's rows is a batch itself, and a micro-batch or a
+rank's share needs nothing from elsewhere. With a shared prefix the prompt is computed once for both (`post/trees.py`):
+the answers' pieces begin with its last token, which predicts the first token of each. Without, each answer has a copy.
 
 Source: The Llama 3 Herd of Models (2407.21783), section 4.1.4.
 Shapes: B rows, S tokens of a row, P pairs.
@@ -27,13 +28,12 @@ from puna.core.batch import IGNORE
 from puna.core.dialog import Dialog, Message
 from puna.core.errors import UsageError
 from puna.post.preference_rows import Preference
+from puna.post.trees import Tree, plant
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat_format import prompt as render_prompt
 from puna.tokenizer.chat_format import render
 
 FormatMask = Literal["llama3", "none"]
-CHOSEN, REJECTED = 0, 1
-PADDING = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,13 @@ class AnswerTokens:
         tokens: inputs: all tokens but the last.
         targets: the next token where it belongs to the answer, `IGNORE` elsewhere.
         counted: whether the target counts in the contrast.
+        n_prompt: tokens of the prompt; the last of them predicts the answer's first.
     """
 
     tokens: NDArray[np.int64]
     targets: NDArray[np.int64]
     counted: NDArray[np.bool_]
+    n_prompt: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,13 @@ class PairBatch:
         positions: `[B, S]` int32, counted from 0 in each piece.
         counted: `[B, S]` bool, targets that count in the contrast.
         lengths: `[pieces]` int64 in row-major order; they sum to B * S, and no piece crosses a row.
-        answers: `[pieces]` int64, `2 * pair + side` (chosen 0, rejected 1), or `PADDING`.
+        stems: `[pieces]` int64, the piece that each one continues, or -1.
+        answers: `[pieces]` int64, `2 * pair + side` (chosen 0, rejected 1), or `PADDING`, or `STEM`.
         pairs: `[P]` int64, number of each pair in its data set.
         reference: `[P, 2]` float32, the reference's summed log probability of chosen and rejected over the counted
             targets, in nats; absent when nobody asked for it.
+        weights: `[P]` float64, how much each pair counts.
+        probabilities: `[P]` float64, that the chosen answer is the better one.
         n_targets: how many targets there are.
         sources: tokens by source name, for the metrics.
     """
@@ -74,9 +79,12 @@ class PairBatch:
     positions: NDArray[np.int32]
     counted: NDArray[np.bool_]
     lengths: NDArray[np.int64]
+    stems: NDArray[np.int64]
     answers: NDArray[np.int64]
     pairs: NDArray[np.int64]
     reference: NDArray[np.float32] | None
+    weights: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
     n_targets: int
     sources: dict[str, int] = field(default_factory=dict)
 
@@ -90,8 +98,9 @@ class PairBatch:
         width = self.tokens.shape[1]
         ends = np.cumsum(self.lengths)
         inside = (ends > start * width) & (ends <= stop * width)
-        answers = self.answers[inside]
-        taken = answers[answers != PADDING]
+        answers, stems = self.answers[inside], self.stems[inside]
+        taken = answers[answers >= 0]
+        earlier = int(np.argmax(inside))  # pieces before the first one
         first, n_pairs = (int(taken[0]) // 2, len(taken) // 2) if len(taken) else (0, 0)
         targets = self.targets[start:stop]
         return PairBatch(
@@ -100,9 +109,12 @@ class PairBatch:
             positions=self.positions[start:stop],
             counted=self.counted[start:stop],
             lengths=self.lengths[inside],
-            answers=np.where(answers == PADDING, PADDING, answers - 2 * first),
+            stems=np.where(stems < 0, -1, stems - earlier),
+            answers=np.where(answers < 0, answers, answers - 2 * first),
             pairs=self.pairs[first : first + n_pairs],
             reference=None if self.reference is None else self.reference[first : first + n_pairs],
+            weights=self.weights[first : first + n_pairs],
+            probabilities=self.probabilities[first : first + n_pairs],
             n_targets=int(np.count_nonzero(targets != IGNORE)),
             sources=self.sources,
         )
@@ -115,17 +127,29 @@ class EncodedPairs:
     Attributes:
         answers: the two answers of each pair.
         sources: source name of each pair.
+        weights: how much each pair counts.
+        probabilities: that each pair's chosen answer is the better one.
         dropped: number of preferences left out, by reason.
+        shared_prefix: whether the prompt stands once before both answers.
     """
 
     answers: list[tuple[AnswerTokens, AnswerTokens]]
     sources: list[str]
+    weights: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
     dropped: Counter[str]
+    shared_prefix: bool = False
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """`[pairs]`: tokens of both pieces together."""
-        return np.array([len(c.tokens) + len(r.tokens) for c, r in self.answers], dtype=np.int64)
+        """`[pairs]`: tokens that a pair takes in a row."""
+        return np.array([self.tree(pair).n_tokens for pair in range(len(self.answers))], dtype=np.int64)
+
+    def tree(self, pair: int) -> Tree:
+        """A pair as it lies in a row."""
+        chosen, rejected = self.answers[pair]
+        stem = chosen.n_prompt - 1 if self.shared_prefix else 0
+        return Tree(chosen.tokens[:stem], (chosen.tokens[stem:], rejected.tokens[stem:]))
 
     @property
     def mean_chosen_targets(self) -> float:
@@ -134,7 +158,7 @@ class EncodedPairs:
 
     def fingerprint(self) -> str:
         """SHA-256 over all tokens, targets and masks."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"shared prefix;" if self.shared_prefix else b"")
         for pair in self.answers:
             for answer in pair:
                 for array in (answer.tokens, answer.targets, answer.counted):
@@ -143,15 +167,21 @@ class EncodedPairs:
 
 
 def encode_pairs(
-    preferences: Sequence[Preference], tokenizer: Tokenizer, *, sequence_length: int, format_mask: FormatMask
+    preferences: Sequence[Preference],
+    tokenizer: Tokenizer,
+    *,
+    sequence_length: int,
+    format_mask: FormatMask,
+    shared_prefix: bool = False,
 ) -> EncodedPairs:
     """Encodes preferences; the edited answer, where there is one, is the chosen one.
 
     Args:
         preferences: what people, or a verifier, preferred.
         tokenizer: the model's tokenizer.
-        sequence_length: tokens of a row; both pieces of a pair must fit.
+        sequence_length: tokens of a row; a whole pair must fit.
         format_mask: `llama3` leaves header and termination tokens out of the contrast, `none` counts all.
+        shared_prefix: the prompt once before both answers, or a copy before each.
 
     Returns:
         The pairs that fit.
@@ -159,20 +189,28 @@ def encode_pairs(
     Raises:
         UsageError: None fits.
     """
-    answers, sources, dropped = [], [], Counter[str]()
+    answers, kept, dropped = list[tuple[AnswerTokens, AnswerTokens]](), list[Preference](), Counter[str]()
     with console.progress("tokenizing pairs", total=len(preferences), unit="pairs") as progress:
         for preference in preferences:
             chosen = encode_answer(preference.prompt, preference.best, tokenizer, format_mask=format_mask)
             rejected = encode_answer(preference.prompt, preference.rejected, tokenizer, format_mask=format_mask)
             progress.advance()
-            if len(chosen.tokens) + len(rejected.tokens) > sequence_length:
-                dropped[f"both answers together longer than {sequence_length} tokens"] += 1
+            saved = chosen.n_prompt - 1 if shared_prefix else 0
+            if len(chosen.tokens) + len(rejected.tokens) - saved > sequence_length:
+                dropped[f"prompt and answers longer than {sequence_length} tokens"] += 1
             else:
                 answers.append((chosen, rejected))
-                sources.append(preference.source or "pairs")
+                kept.append(preference)
     if not answers:
         raise UsageError(f"none of {len(preferences)} preferences can be used: {dict(dropped)}. Raise sequence_length.")
-    return EncodedPairs(answers, sources, dropped)
+    return EncodedPairs(
+        answers,
+        sources=[preference.source or "pairs" for preference in kept],
+        weights=np.array([preference.weight or 1.0 for preference in kept]),
+        probabilities=np.array([preference.probability or 1.0 for preference in kept]),
+        dropped=dropped,
+        shared_prefix=shared_prefix,
+    )
 
 
 def encode_answer(
@@ -188,7 +226,7 @@ def encode_answer(
     if format_mask == "llama3":
         counted &= ~np.isin(tokens, _format_tokens(tokenizer))
     targets = np.where(in_answer, tokens, IGNORE)
-    return AnswerTokens(tokens[:-1], targets[1:], counted[1:])
+    return AnswerTokens(tokens[:-1], targets[1:], counted[1:], head)
 
 
 def _format_tokens(tokenizer: Tokenizer) -> list[int]:
@@ -216,40 +254,32 @@ def pack_pairs(
     Returns:
         The batch.
     """
-    shape = (len(rows), sequence_length)
-    tokens, targets = np.full(shape, pad, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
-    positions, counted = np.empty(shape, dtype=np.int32), np.zeros(shape, dtype=np.bool_)
-    lengths, answers, numbers = list[int](), list[int](), list[int]()
+    forest = plant([[pairs.tree(pair) for pair in row] for row in rows], sequence_length=sequence_length, pad=pad)
+    targets = np.full(forest.tokens.shape, IGNORE, dtype=np.int64)
+    counted = np.zeros(forest.tokens.shape, dtype=np.bool_)
+    numbers = [pair for row in rows for pair in row]
     sources: Counter[str] = Counter()
-    for row, inside in enumerate(rows):
-        length = sum(len(answer.tokens) for pair in inside for answer in pairs.answers[pair])
-        assert length <= sequence_length, f"the pairs of row {row} have {length} tokens, a row holds {sequence_length}"
-        filled = 0
-        for pair in inside:
-            for side, answer in zip((CHOSEN, REJECTED), pairs.answers[pair], strict=True):
-                length = len(answer.tokens)
-                place = slice(filled, filled + length)
-                tokens[row, place], targets[row, place] = answer.tokens, answer.targets
-                counted[row, place], positions[row, place] = answer.counted, np.arange(length)
-                lengths.append(length)
-                answers.append(2 * len(numbers) + side)
-                sources[pairs.sources[pair]] += length
-                filled += length
-            numbers.append(pair)
-        if filled < sequence_length:
-            positions[row, filled:] = np.arange(sequence_length - filled)
-            lengths.append(sequence_length - filled)
-            answers.append(PADDING)
+    places = zip(forest.starts.tolist(), forest.sizes.tolist(), strict=True)
+    for pair in numbers:
+        sources[pairs.sources[pair]] += pairs.tree(pair).n_tokens
+        for answer in pairs.answers[pair]:
+            start, length = next(places)
+            own = slice(len(answer.tokens) - length, None)
+            targets.reshape(-1)[start : start + length] = answer.targets[own]
+            counted.reshape(-1)[start : start + length] = answer.counted[own]
     order = np.array(numbers, dtype=np.int64)
     return PairBatch(
-        tokens=tokens,
+        tokens=forest.tokens,
         targets=targets,
-        positions=positions,
+        positions=forest.positions,
         counted=counted,
-        lengths=np.array(lengths, dtype=np.int64),
-        answers=np.array(answers, dtype=np.int64),
+        lengths=forest.lengths,
+        stems=forest.stems,
+        answers=forest.owners,
         pairs=order,
         reference=None if reference is None else reference[order],
+        weights=pairs.weights[order],
+        probabilities=pairs.probabilities[order],
         n_targets=int(np.count_nonzero(targets != IGNORE)),
         sources=dict(sources),
     )

@@ -24,7 +24,7 @@ def dpo_losses(
     rejected_ratio: Float[Tensor, " P"],
     *,
     beta: float,
-    label_smoothing: float = 0.0,
+    label_smoothing: Float[Tensor, " P"] | float = 0.0,
 ) -> Float[Tensor, " P"]:
     """DPO's loss for each pair, with conservative labels when `label_smoothing` is above zero.
 
@@ -32,7 +32,7 @@ def dpo_losses(
         chosen_ratio: log pi(chosen) - log ref(chosen), summed over the counted tokens, in nats.
         rejected_ratio: the same for the rejected answer.
         beta: strength of the tie to the reference; rewards are `beta * ratio`.
-        label_smoothing: probability e in [0, 0.5) that a label is wrong.
+        label_smoothing: probability e in [0, 0.5) that a label is wrong, one for all or one for each.
 
     Returns:
         The loss of each pair in nats; ln 2 when policy and reference agree.
@@ -40,7 +40,7 @@ def dpo_losses(
     Source: Rafailov et al. 2023, eq. 7; label smoothing: Mitchell 2023.
     """
     z_P = beta * (chosen_ratio - rejected_ratio)
-    if label_smoothing == 0.0:
+    if isinstance(label_smoothing, float) and label_smoothing == 0.0:
         return -logsigmoid(z_P)
     return -(1.0 - label_smoothing) * logsigmoid(z_P) - label_smoothing * logsigmoid(-z_P)
 
@@ -59,7 +59,7 @@ def ipo_losses(
         The loss of each pair.
 
     Source: Azar et al. 2023, eq. 17.
-    Differs: sums as in the paper; some implementations divide each ratio by its answer's length.
+    Differs: nothing; whoever hands in ratios divided by their answers' lengths has the form that TRL uses.
     """
     return (chosen_ratio - rejected_ratio - 1.0 / (2.0 * tau)).square()
 

@@ -5,8 +5,9 @@ r"""Preference rows: a prompt with a chosen and a rejected answer.
     {"chosen": "\n\nHuman: ...", "rejected": "\n\nHuman: ..."}     transcripts, as HH-RLHF writes them
 
 with, where known, `strength` (Llama 3's four levels, by name or 1 to 4), `edited` (a person's better version of the
-chosen answer), `annotator`, `round` and `source`. A chosen answer that repeats the prompt's messages, as UltraFeedback
-writes it, loses them. The rules of turns are those of `post/dialogs.py`.
+chosen answer), `annotator`, `round`, `source`, `weight` (how much the row counts) and `probability` (that the chosen
+answer is the better one, as several annotators' labels give it). A chosen answer that repeats the prompt's messages, as
+UltraFeedback writes it, loses them. The rules of turns are those of `post/dialogs.py`.
 
 Source: The Llama 3 Herd of Models (2407.21783), section 4.2.1 (levels of strength; edited > chosen > rejected).
 """
@@ -25,6 +26,7 @@ Strength = Literal["marginally_better", "slightly_better", "better", "significan
 STRENGTHS: tuple[Strength, ...] = ("marginally_better", "slightly_better", "better", "significantly_better")
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+_OPTIONAL = ("strength", "annotator", "round", "source", "weight", "probability")
 _T = TypeVar("_T")
 
 
@@ -41,6 +43,8 @@ class Preference:
         annotator: Who judged.
         round: Round of collection, counted from 1.
         source: Where the row came from.
+        weight: How much the row counts, above 0; None counts once.
+        probability: That the chosen answer is really the better one, 0.5 to 1; None is certain.
     """
 
     prompt: Dialog
@@ -51,6 +55,8 @@ class Preference:
     annotator: str | None = None
     round: int | None = None
     source: str | None = None
+    weight: float | None = None
+    probability: float | None = None
 
     @property
     def best(self) -> tuple[Message, ...]:
@@ -64,7 +70,7 @@ class Preference:
             messages = getattr(self, name)
             if messages is not None:
                 row[name] = Dialog(messages).as_messages()
-        optional = {name: getattr(self, name) for name in ("strength", "annotator", "round", "source")}
+        optional = {name: getattr(self, name) for name in _OPTIONAL}
         return row | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -83,10 +89,37 @@ def read_preferences(paths: Sequence[Path | str], *, max_problems: int = 20) -> 
         CorruptError: A compressed file is cut short or damaged.
         ConfigError: Rows that cannot be used, each with file, line, what was got and what is allowed.
     """
-    return list(read_each(paths, _preference, what="preferences", max_problems=max_problems))
+    return list(read_each(paths, parse_preference, what="preferences", max_problems=max_problems))
 
 
-def _preference(row: Row) -> Preference:
+def parse_prompted(row: Row, answers: Sequence[Any], name: str) -> tuple[Dialog, tuple[tuple[Message, ...], ...]]:
+    """The prompt of a row and answers to it.
+
+    Args:
+        row: Has a `prompt`.
+        answers: Text or lists of messages.
+        name: What a message calls each, with its number: `"answer {}"`.
+
+    Raises:
+        RowError: Something cannot be used.
+    """
+    if row.value.get("prompt") is None:
+        raise RowError(f"has the keys {keys_of(row.value)}; it must have a 'prompt'")
+    prompt = _check("'prompt'", _answer(row.value["prompt"], "'prompt'", role="user"), ends_with=("user", "tool"))
+    names = [name.format(number) for number in range(1, len(answers) + 1)]
+    parsed = tuple(
+        _check(named, _without(prompt, _answer(given, named)), ends_with=("assistant",), after=prompt[-1].role)
+        for named, given in zip(names, answers, strict=True)
+    )
+    return Dialog(prompt), parsed
+
+
+def parse_preference(row: Row) -> Preference:
+    """One row as a preference.
+
+    Raises:
+        RowError: It cannot be used.
+    """
     value = row.value
     for key in ("chosen", "rejected"):
         if key not in value:
@@ -112,6 +145,8 @@ def _preference(row: Row) -> Preference:
         annotator=_optional(value, "annotator", str),
         round=_optional(value, "round", int),
         source=_optional(value, "source", str),
+        weight=_number(value, "weight", 0.0, float("inf")),
+        probability=_number(value, "probability", 0.5, 1.0),
     )
     if [m.content.strip() for m in preference.best] == [m.content.strip() for m in preference.rejected]:
         raise RowError("the better answer and 'rejected' are the same; there is no preference to learn")
@@ -172,6 +207,16 @@ def _strength(value: Any) -> Strength | None:
     if value in STRENGTHS:
         return value
     raise RowError(f"'strength' is {value!r}; allowed are {', '.join(STRENGTHS)}, or 1 to {len(STRENGTHS)}")
+
+
+def _number(value: dict[str, Any], key: str, low: float, high: float) -> float | None:
+    got = value.get(key)
+    if got is None:
+        return None
+    if type(got) not in (int, float) or not low <= got <= high or got in (0, float("inf")):
+        allowed = "above 0" if low == 0 else f"{low:g} to {high:g}"
+        raise RowError(f"{key!r} is {got!r}; it must be a number {allowed}")
+    return float(got)
 
 
 def _optional(value: dict[str, Any], key: str, kind: type[_T]) -> _T | None:

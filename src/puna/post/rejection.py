@@ -1,4 +1,4 @@
-"""Rejection sampling: draw K answers to each task, let a verifier judge them, keep what teaches something.
+"""Rejection sampling: draw K answers to each task, let a verifier or a reward model judge, keep what teaches something.
 
 The generator is a Protocol and the verifier a function, so this file knows neither model nor task. Tasks go to the
 generator in calls of a few prompts, each prompt K times. A call's seed is a hash of the recipe's seed and the ids of
@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,18 @@ from puna.core.errors import ConfigError, Stopped, UsageError
 from puna.core.files import atomic_open, write_json
 from puna.core.generator import Completion, Generator, Sampling
 from puna.core.interrupt import StopRequest
-from puna.post.selection import Answer, Samples, Statistics, imitation_rows, preference_pairs, summarize
+from puna.post.preference_rows import Preference
+from puna.post.selection import (
+    Answer,
+    Samples,
+    Selection,
+    Statistics,
+    best_rows,
+    imitation_rows,
+    preference_pairs,
+    scored_pairs,
+    summarize,
+)
 
 
 class RejectionConfig(Config):
@@ -55,6 +66,11 @@ class RejectionConfig(Config):
     """Pairs of a right and a wrong answer of a task."""
     use_reference: bool = True
     """When no answer to a task is right, its reference answer takes the chosen side of a pair."""
+    selection: Selection = "frequent"
+    """Which right answers are imitated: the most `frequent`, the `best` by the reward model, or any (`random`: as many
+    from the same answers, to see what the reward model's choice is worth)."""
+    best_share: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the fine-tuning rows over all tasks that is kept, the highest scored ones."""
 
 
 class Verdict(Protocol):
@@ -89,6 +105,8 @@ class Task:
 
 
 Verifier = Callable[[Task, str], Verdict]
+Scores = Callable[[Sequence[tuple[Dialog, Sequence[str]]]], Sequence[Sequence[float]]]
+"""A reward model: for each prompt with its answers, the score of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +129,25 @@ class RejectionResult:
 def reject(
     tasks: Sequence[Task],
     generator: Generator,
-    verifier: Verifier,
+    verifier: Verifier | None,
     config: RejectionConfig,
     folder: Path | str,
     *,
+    scores: Scores | None = None,
     model_fingerprint: str = "",
+    scores_fingerprint: str = "",
 ) -> RejectionResult:
     """Samples, verifies and selects; goes on where a killed call stopped.
 
     Args:
         tasks: what to answer; ids are unique.
         generator: draws the answers.
-        verifier: judges a finished answer.
+        verifier: judges a finished answer; without one every finished answer may be imitated, and scores decide.
         config: how many, how, and what to keep.
         folder: receives `samples.jsonl`, and at the end `sft.jsonl`, `preferences.jsonl` and `statistics.json`.
+        scores: a reward model.
         model_fingerprint: content hash of the generator's model, so that samples of two models are never mixed.
+        scores_fingerprint: content hash of the reward model.
 
     Returns:
         Counts and statistics.
@@ -136,9 +158,10 @@ def reject(
         Stopped: Asked to stop; the same call goes on.
     """
     folder = Path(folder)
-    _check(tasks, config)
+    _check(tasks, config, has_verifier=verifier is not None, has_scores=scores is not None)
     path = folder / "samples.jsonl"
-    done = _resume(path, tasks, config, {"generator": generator.name, "model": model_fingerprint})
+    origin = {"generator": generator.name, "model": model_fingerprint, "reward_model": scores_fingerprint}
+    done = _resume(path, tasks, config, origin)
     if done:
         console.say(f"going on after {len(done)} of {len(tasks)} tasks in {path}")
     calls = [tasks[start : start + config.tasks_per_call] for start in range(0, len(tasks), config.tasks_per_call)]
@@ -148,14 +171,23 @@ def reject(
             if stop.requested:
                 raise Stopped(f"stopped after {len(done)} of {len(tasks)} tasks; the same command goes on")
             drawn = _draw(call, generator, verifier, config)
+            if scores is not None:
+                drawn = _scored(drawn, scores)
             _append(path, drawn)
             done += drawn
             progress.advance(len(call))
-    return _write(done, config, folder)
+    return _write(done, config, folder, by_score=verifier is None)
 
 
-def _check(tasks: Sequence[Task], config: RejectionConfig) -> None:
+def _check(tasks: Sequence[Task], config: RejectionConfig, *, has_verifier: bool, has_scores: bool) -> None:
     problems = []
+    if not (has_verifier or has_scores):
+        problems.append("nothing judges the answers; give a verifier or a reward model")
+    if not has_scores and (config.selection == "best" or config.best_share < 1.0):
+        problems.append(
+            f"selection is {config.selection!r} and best_share {config.best_share:g}, which need the scores of a "
+            "reward model; set reward_model, or selection=frequent and best_share=1"
+        )
     if not tasks:
         problems.append("there are no tasks to sample")
     if len({task.id for task in tasks}) < len(tasks):
@@ -170,7 +202,9 @@ def _check(tasks: Sequence[Task], config: RejectionConfig) -> None:
         raise ConfigError(problems, title="sampling cannot begin")
 
 
-def _draw(call: Sequence[Task], generator: Generator, verifier: Verifier, config: RejectionConfig) -> list[Samples]:
+def _draw(
+    call: Sequence[Task], generator: Generator, verifier: Verifier | None, config: RejectionConfig
+) -> list[Samples]:
     ids = json.dumps([config.seed, *(task.id for task in call)])
     sampling = Sampling(
         max_tokens=config.max_tokens,
@@ -191,10 +225,21 @@ def _draw(call: Sequence[Task], generator: Generator, verifier: Verifier, config
     ]
 
 
-def _judge(task: Task, completion: Completion, verifier: Verifier) -> Answer:
+def _scored(drawn: Sequence[Samples], scores: Scores) -> list[Samples]:
+    """The same samples with the reward model's word on each answer."""
+    given = scores([(samples.prompt, [answer.text for answer in samples.answers]) for samples in drawn])
+    return [
+        replace(s, answers=tuple(replace(a, score=float(x)) for a, x in zip(s.answers, row, strict=True)))
+        for s, row in zip(drawn, given, strict=True)
+    ]
+
+
+def _judge(task: Task, completion: Completion, verifier: Verifier | None) -> Answer:
     text, finished = completion.text.strip(), completion.finish_reason == "stop"
     if not finished:
         return Answer(text, len(completion.tokens), finished, False, "did not end")
+    if verifier is None:
+        return Answer(text, len(completion.tokens), finished, bool(text), "finished" if text else "empty")
     verdict = verifier(task, text)
     return Answer(text, len(completion.tokens), finished, bool(verdict.correct), verdict.reason)
 
@@ -253,13 +298,20 @@ def _append(path: Path, drawn: Sequence[Samples]) -> None:
         os.fsync(file.fileno())
 
 
-def _write(done: Sequence[Samples], config: RejectionConfig, folder: Path) -> RejectionResult:
-    rows = [row for samples in done for row in imitation_rows(samples, limit=config.answers_per_task)]
-    pairs = [
-        pair
+def _write(done: Sequence[Samples], config: RejectionConfig, folder: Path, *, by_score: bool) -> RejectionResult:
+    rows = [
+        row
         for samples in done
-        for pair in preference_pairs(samples, limit=config.pairs_per_task, use_reference=config.use_reference)
+        for row in imitation_rows(samples, limit=config.answers_per_task, selection=config.selection, seed=config.seed)
     ]
+    if config.best_share < 1.0:
+        rows = best_rows(rows, config.best_share)
+    pairs = list[Preference]()
+    for samples in done:
+        if by_score:
+            pairs += scored_pairs(samples, limit=config.pairs_per_task)
+        else:
+            pairs += preference_pairs(samples, limit=config.pairs_per_task, use_reference=config.use_reference)
     statistics = summarize(done)
     with atomic_open(folder / "sft.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -5,22 +5,29 @@ the model says often is nearest to what it can already do. Contrasted is the mos
 frequent wrong one, the mistake that the model is most likely to make. When no answer was right, the task's own
 reference answer may take the chosen side; such a pair says so in its source, since nothing in it was sampled.
 
+With a reward model every answer has a score too. `best` then imitates the right answers that it likes most, and
+`random` draws as many from the same answers: the difference between the two is what the reward model's taste is worth.
+Without a verifier every finished answer may be imitated, and the contrast is between the best and the worst score.
+
 An answer that ran into the length limit or is empty counts as wrong, but is in no row: as a row it would end with an
 `<|eot_id|>` that the model never wrote.
 
-Source: pass@k, unbiased: Chen et al. 2021, arXiv:2107.03374, equation 1.
+Source: best and worst of K: The Llama 3 Herd of Models (2407.21783), section 4.2.2;
+pass@k, unbiased: Chen et al. 2021, arXiv:2107.03374, equation 1.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import comb
-from typing import Any
+from typing import Any, Literal
 
 from puna.core.dialog import Dialog, Message
 from puna.post.preference_rows import Preference
 
 SAMPLED, REFERENCE = "sampled", "reference"
+Selection = Literal["frequent", "best", "random"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,7 @@ class Answer:
         finished: the model stopped by itself.
         correct: the verifier accepted it, and it is finished.
         reason: the verifier's reason.
+        score: what a reward model thinks of it, or None.
     """
 
     text: str
@@ -40,6 +48,7 @@ class Answer:
     finished: bool
     correct: bool
     reason: str
+    score: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -69,16 +78,66 @@ class Samples:
         return sum(answer.correct for answer in self.answers)
 
 
-def _distinct(samples: Samples, *, correct: bool) -> list[str]:
-    """Distinct usable answers, the most frequent first, then the first drawn."""
+def _distinct(samples: Samples, *, correct: bool, selection: Selection = "frequent", seed: int = 0) -> list[str]:
+    """Distinct usable answers; `frequent`: the most frequent first, then the first drawn."""
     counts = Counter(a.text for a in samples.answers if a.usable and a.correct == correct)
-    return [text for text, _ in counts.most_common()]
+    texts = [text for text, _ in counts.most_common()]
+    if selection == "best":
+        scores = _scores(samples)
+        return sorted(texts, key=lambda text: -scores[text])
+    if selection == "random":
+        return sorted(texts, key=lambda text: hashlib.sha256(f"{seed}/{samples.task}/{text}".encode()).digest())
+    return texts
 
 
-def imitation_rows(samples: Samples, *, limit: int) -> list[dict[str, Any]]:
-    """Rows for fine-tuning: the prompt with each of at most `limit` distinct right answers."""
-    answers = _distinct(samples, correct=True)[:limit]
-    return [{"messages": samples.prompt.plus("assistant", a).as_messages(), "source": SAMPLED} for a in answers]
+def _scores(samples: Samples) -> dict[str, float]:
+    """The score of each text; equal texts have one."""
+    return {answer.text: answer.score for answer in samples.answers if answer.score is not None}
+
+
+def imitation_rows(
+    samples: Samples, *, limit: int, selection: Selection = "frequent", seed: int = 0
+) -> list[dict[str, Any]]:
+    """Rows for fine-tuning: the prompt with each of at most `limit` distinct right answers.
+
+    Args:
+        samples: the answers to one task.
+        limit: upper bound of rows.
+        selection: which answers come first: the most frequent, the best scored, or any.
+        seed: of `random`.
+
+    Returns:
+        Rows in the openai form; a scored answer's `quality` is its score.
+    """
+    scores, rows = _scores(samples), []
+    for text in _distinct(samples, correct=True, selection=selection, seed=seed)[:limit]:
+        row = {"messages": samples.prompt.plus("assistant", text).as_messages(), "source": SAMPLED}
+        rows.append(row | ({"quality": scores[text]} if text in scores else {}))
+    return rows
+
+
+def best_rows(rows: Sequence[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """The share of all rows with the highest quality, in their order (top-k over all prompts)."""
+    kept = round(share * len(rows))
+    best = sorted(range(len(rows)), key=lambda i: -rows[i].get("quality", 0.0))[:kept]
+    return [rows[i] for i in sorted(best)]
+
+
+def scored_pairs(samples: Samples, *, limit: int) -> list[Preference]:
+    """At most `limit` pairs of a higher and a lower score among finished answers, the widest apart first."""
+    scores = _scores(samples)
+    texts = sorted({a.text for a in samples.answers if a.usable and a.text in scores}, key=lambda text: -scores[text])
+    crossed = [(texts[i], texts[-1 - i]) for i in range(len(texts) // 2)]
+    return [
+        Preference(
+            prompt=samples.prompt,
+            chosen=(Message("assistant", better),),
+            rejected=(Message("assistant", worse),),
+            source=SAMPLED,
+        )
+        for better, worse in crossed[:limit]
+        if scores[better] > scores[worse]
+    ]
 
 
 def preference_pairs(samples: Samples, *, limit: int, use_reference: bool) -> list[Preference]:
@@ -125,6 +184,17 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
     return 1.0 - comb(n - n_correct, k) / comb(n, k)
 
 
+def expected_best(scores: Sequence[float], k: int) -> float:
+    """The mean highest score among k of n answers, over all choices of k: it never falls as k grows.
+
+    Args:
+        scores: of the n answers.
+        k: answers allowed, 1..n.
+    """
+    n = len(scores)
+    return sum(score * comb(i, k - 1) for i, score in enumerate(sorted(scores))) / comb(n, k)
+
+
 @dataclass
 class Statistics:
     """What sampling found.
@@ -138,6 +208,7 @@ class Statistics:
         unfinished: fraction of answers that ran into the length limit.
         distinct: mean number of distinct answers to a task.
         reasons: wrong answers by the verifier's reason.
+        best_of: mean over the tasks of the expected highest score among k answers, where there are scores.
     """
 
     n_tasks: int = 0
@@ -148,6 +219,7 @@ class Statistics:
     unfinished: float = 0.0
     distinct: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
+    best_of: dict[int, float] = field(default_factory=dict)
 
 
 def summarize(all_samples: Iterable[Samples]) -> Statistics:
@@ -158,6 +230,8 @@ def summarize(all_samples: Iterable[Samples]) -> Statistics:
     assert all(len(task.answers) == n for task in tasks), "tasks differ in their number of answers"
     answers = [answer for task in tasks for answer in task.answers]
     reasons = Counter(a.reason for a in answers if not a.correct)
+    rows = [[answer.score for answer in task.answers if answer.score is not None] for task in tasks]
+    scored = rows if all(len(row) == n for row in rows) else []
     return Statistics(
         n_tasks=len(tasks),
         n_answers=len(answers),
@@ -167,6 +241,7 @@ def summarize(all_samples: Iterable[Samples]) -> Statistics:
         unfinished=_mean([not a.finished for a in answers]),
         distinct=_mean([len({a.text for a in task.answers}) for task in tasks]),
         reasons=dict(reasons.most_common()),
+        best_of={k: _mean([expected_best(row, k) for row in scored]) for k in _powers_of_two(n)} if scored else {},
     )
 
 

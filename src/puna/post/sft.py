@@ -5,33 +5,40 @@ speaks, `<|eot_id|>` included (a model that is not taught to stop never does), `
 into rows by `post/packing.py`; no piece attends to another, none predicts another's first token, and the little room
 that is left at a row's end is a piece of its own without targets. So a row always has targets.
 
+Who is learned is a choice: the assistant (all of its turns, or the last one), other roles too, and never a message that
+says `"weight": 0`. A row may carry a weight; then the loss is the weighted mean over all targets of a step. Quality and
+difficulty, where rows have them, choose rows. NEFTune's noise on the embeddings is off by default.
+
 A dialog that is longer than a row is cut at a message boundary after the last answer that fits, or left out; both are
 counted with their reason. The loss is that of pretraining: sum over targets, divided once by the global count.
 
-Source: The Llama 3 Herd of Models (2407.21783), section 4.1.3 (SFT: cross-entropy, prompt tokens masked).
+Source: The Llama 3 Herd of Models (2407.21783), section 4.1.3 (SFT: cross-entropy, prompt tokens masked) and 4.2.3
+(quality and difficulty); NEFTune: Jain et al. 2023, arXiv:2310.05914.
 Shapes: B rows, S tokens of a row.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from puna.core import console
 from puna.core.batch import IGNORE, PackedBatch
 from puna.core.config import Config
-from puna.core.dialog import Dialog
+from puna.core.dialog import Dialog, Role
 from puna.core.errors import UsageError
 from puna.model.transformer import Transformer
 from puna.post.dialogs import DialogRow
 from puna.post.packing import RowStream
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat_format import Rendered, render
-from puna.train.loss import LossOutput, next_token_loss
+from puna.train.loss import Loss, LossOutput, next_token_loss
 
 
 class SftConfig(Config):
@@ -47,6 +54,17 @@ class SftConfig(Config):
     """Dialogs that are shuffled and packed together."""
     seed: int = 0
     """Seed of the order."""
+    roles: tuple[Role, ...] = ("assistant",)
+    """Whose words are learned, each with its end of turn."""
+    turns: Literal["all", "last"] = "all"
+    """All turns of these roles, or the last one of each dialog alone."""
+    min_quality: float | None = None
+    """Leave out dialogs whose `quality` is lower; those without stay."""
+    difficulty: tuple[float, float] | None = None
+    """Leave out dialogs whose `difficulty` is outside; those without stay."""
+    neftune_alpha: float = Field(default=0.0, ge=0.0)
+    """Strength of uniform noise on the embeddings, alpha / sqrt(L D) for a dialog of L tokens; the paper has 5 to 15.
+    0 adds none."""
 
 
 @dataclass
@@ -89,13 +107,14 @@ class SftBatches:
     ) -> None:
         self._config, self._pad = config, tokenizer.specials.pad
         self.report = SftReport(n_dialogs=len(dialogs))
-        pieces, sources = [], []
+        pieces, sources, weights = [], [], []
         with console.progress("tokenizing dialogs", total=len(dialogs), unit="dialogs") as progress:
             for row in dialogs:
-                rendered = self._fit(tokenizer, row.dialog)
+                rendered = self._fit(tokenizer, row) if self._wanted(row) else None
                 if rendered is not None:
                     pieces.append(_piece(rendered))
                     sources.append(row.source)
+                    weights.append(row.weight)
                 progress.advance()
         if not pieces:
             raise UsageError(f"none of {len(dialogs)} dialogs can be used: {dict(self.report.dropped)}")
@@ -104,6 +123,7 @@ class SftBatches:
         lengths = np.array([len(tokens) for tokens, _ in pieces], dtype=np.int64)
         self._starts = np.cumsum(lengths) - lengths
         self._lengths, self._sources = lengths, sources
+        self._weights = np.array(weights, dtype=np.float32) if set(weights) != {1.0} else None
         self.report.n_kept, self.report.n_tokens = len(pieces), len(self._tokens)
         self.report.n_targets = int(np.count_nonzero(self._targets != IGNORE))
         self._stream = RowStream(
@@ -122,6 +142,7 @@ class SftBatches:
         tokens = np.full(shape, self._pad, dtype=np.int64)
         targets = np.full(shape, IGNORE, dtype=np.int64)
         positions = np.empty(shape, dtype=np.int32)
+        weights = None if self._weights is None else np.zeros(shape, dtype=np.float32)
         lengths: list[int] = []
         sources: Counter[str] = Counter()
         for row, pieces in enumerate(self._stream.next_rows()):
@@ -132,6 +153,8 @@ class SftBatches:
                 tokens[row, place] = self._tokens[start : start + length]
                 targets[row, place] = self._targets[start : start + length]
                 positions[row, place] = np.arange(length)
+                if weights is not None and self._weights is not None:
+                    weights[row, place] = self._weights[piece]
                 sources[self._sources[piece]] += length
                 lengths.append(length)
                 filled += length
@@ -145,6 +168,7 @@ class SftBatches:
             lengths=np.array(lengths, dtype=np.int64),
             n_targets=int(np.count_nonzero(targets != IGNORE)),
             sources=dict(sources),
+            weights=weights,
         )
 
     def rows_in_epoch(self) -> int:
@@ -163,10 +187,30 @@ class SftBatches:
         """
         self._stream.restore(state)
 
-    def _fit(self, tokenizer: Tokenizer, dialog: Dialog) -> Rendered | None:
-        rendered = render(tokenizer, dialog)
+    def _wanted(self, row: DialogRow) -> bool:
+        lowest, span = self._config.min_quality, self._config.difficulty
+        if lowest is not None and row.quality is not None and row.quality < lowest:
+            self.report.dropped[f"quality below {lowest:g}"] += 1
+            return False
+        if span is not None and row.difficulty is not None and not span[0] <= row.difficulty <= span[1]:
+            self.report.dropped[f"difficulty outside {span[0]:g} to {span[1]:g}"] += 1
+            return False
+        return True
+
+    def _render(self, tokenizer: Tokenizer, row: DialogRow, end: int) -> Rendered:
+        """The first `end` messages, with what of them is learned."""
+        messages = row.dialog.messages[:end]
+        rendered = render(tokenizer, Dialog(messages))
+        roles = self._config.roles
+        learned = [n for n, message in enumerate(messages) if message.role in roles and n not in row.silent]
+        chosen = set(learned if self._config.turns == "all" else learned[-1:])
+        return replace(rendered, supervised=[turn in chosen for turn in rendered.turns])
+
+    def _fit(self, tokenizer: Tokenizer, row: DialogRow) -> Rendered | None:
+        dialog = row.dialog
+        rendered = self._render(tokenizer, row, len(dialog.messages))
         if not any(rendered.supervised):
-            self.report.dropped["no assistant speaks"] += 1
+            self.report.dropped[f"no {' or '.join(self._config.roles)} speaks"] += 1
             return None
         room = self._config.sequence_length
         if len(rendered.tokens) - 1 <= room:
@@ -176,8 +220,8 @@ class SftBatches:
             return None
         for end in range(len(dialog.messages) - 1, 0, -1):
             if dialog.messages[end - 1].role == "assistant":
-                rendered = render(tokenizer, Dialog(dialog.messages[:end]))
-                if len(rendered.tokens) - 1 <= room:
+                rendered = self._render(tokenizer, row, end)
+                if len(rendered.tokens) - 1 <= room and any(rendered.supervised):
                     self.report.n_truncated += 1
                     return rendered
         self.report.dropped[f"first answer ends after {room} tokens"] += 1
@@ -195,6 +239,34 @@ def sft_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
         The sum over targets in nats, and their number.
     """
     return next_token_loss(model, batch)
+
+
+@dataclass(frozen=True)
+class NoisySftLoss:
+    """`sft_loss` with NEFTune's noise on the embeddings, drawn from PyTorch's own generator, whose state is saved."""
+
+    alpha: float
+
+    def __call__(self, model: Transformer, batch: PackedBatch) -> LossOutput:
+        """Loss of a batch; arguments as in `sft_loss`."""
+        if not model.training:
+            return next_token_loss(model, batch)
+        scale_T1 = torch.from_numpy(np.repeat(self.alpha / np.sqrt(batch.lengths * model.config.dim), batch.lengths))
+
+        def add_noise(module: torch.nn.Module, given: tuple[Tensor, ...], x_TD: Tensor) -> Tensor:
+            return x_TD + torch.empty_like(x_TD).uniform_(-1.0, 1.0) * scale_T1.to(x_TD)[:, None]
+
+        assert model.embedding is not None, "this process holds no embedding"
+        handle = model.embedding.register_forward_hook(add_noise)
+        try:
+            return next_token_loss(model, batch)
+        finally:
+            handle.remove()
+
+
+def make_loss(config: SftConfig) -> Loss:
+    """The loss of a recipe."""
+    return NoisySftLoss(config.neftune_alpha) if config.neftune_alpha else sft_loss
 
 
 def _piece(rendered: Rendered) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:

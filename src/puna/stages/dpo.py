@@ -55,7 +55,11 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     model, shape, tokenizer = load_start(recipe.start_from)
     check_context(shape, recipe.data.sequence_length)
     pairs = encode_pairs(
-        preferences, tokenizer, sequence_length=settings.sequence_length, format_mask=settings.format_mask
+        preferences,
+        tokenizer,
+        sequence_length=settings.sequence_length,
+        format_mask=settings.format_mask,
+        shared_prefix=settings.shared_prefix,
     )
     console.say(f"{len(pairs.answers)} of {len(preferences)} pairs; left out: {dict(pairs.dropped) or 'none'}")
     pad = tokenizer.specials.pad

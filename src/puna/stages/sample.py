@@ -18,6 +18,10 @@ class SampleRecipe(StageRecipe):
     """The model that answers."""
     exercises: ExerciseConfig = ExerciseConfig()
     """The questions: exercises of the train split, whose answers can be checked."""
+    prompts: tuple[Path, ...] = ()
+    """JSONL files of dialogs to answer instead; no verifier can check them, so they need a reward model."""
+    reward_model: Path | None = None
+    """A model made by `puna rm` that scores every answer; `sampling.selection` and `sampling.best_share` use it."""
     sampling: RejectionConfig = RejectionConfig()
     """How answers are drawn, and what becomes of them."""
     cache_tokens: int = 65_536
@@ -27,12 +31,15 @@ class SampleRecipe(StageRecipe):
 
 
 def inputs(recipe: SampleRecipe) -> Mapping[str, Path]:
-    """The model."""
-    return {"model": recipe.model}
+    """The models and the files of prompts."""
+    named = {"model": recipe.model} | ({"reward_model": recipe.reward_model} if recipe.reward_model else {})
+    return named | {f"prompts.{i}": path for i, path in enumerate(recipe.prompts)}
 
 
 def plan(recipe: SampleRecipe) -> Sequence[PlanRow]:
     """How much is drawn."""
+    if recipe.prompts:
+        return [("answers", f"{recipe.sampling.samples_per_task} to each prompt of {len(recipe.prompts)} files")]
     answers = recipe.exercises.n * recipe.sampling.samples_per_task
     return [("answers", f"{answers:,}: {recipe.sampling.samples_per_task} to each of {recipe.exercises.n:,} questions")]
 
@@ -41,18 +48,28 @@ def run(recipe: SampleRecipe, folder: RunFolder) -> None:
     """Draw, verify, keep."""
     from puna.exercises.verify import verify
     from puna.infer.engine import Engine
-    from puna.post.rejection import reject
+    from puna.post.dialogs import read_prompts
+    from puna.post.rejection import Task, reject
+    from puna.post.reward import Scorer
+    from puna.stages.ppo import score_model
 
     engine = Engine.load(recipe.model, cache_tokens=recipe.cache_tokens, max_batch=recipe.max_batch)
+    asked = tasks(recipe.exercises)
+    if recipe.prompts:
+        asked = [Task(str(number), dialog) for number, dialog in enumerate(read_prompts(recipe.prompts))]
+    scorer = Scorer(score_model(recipe.reward_model), engine.tokenizer) if recipe.reward_model else None
     result = reject(
-        tasks(recipe.exercises),
+        asked,
         engine,
-        lambda task, answer: verify(task.payload, answer),
+        None if recipe.prompts else lambda task, answer: verify(task.payload, answer),
         recipe.sampling,
         folder.path,
+        scores=scorer.texts if scorer else None,
         model_fingerprint=fingerprint(recipe.model),
+        scores_fingerprint=fingerprint(recipe.reward_model) if recipe.reward_model else "",
     )
     rates = [(f"pass@{k}", f"{value:.1%}") for k, value in result.statistics.pass_at.items()]
+    rates += [(f"best score of {k}", f"{value:.3f}") for k, value in result.statistics.best_of.items()]
     counts = [
         ("fine-tuning rows", result.n_imitations),
         ("preference pairs", result.n_pairs),

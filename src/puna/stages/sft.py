@@ -64,9 +64,8 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     from puna.checkpoint.card import Card
     from puna.checkpoint.format import load_config, load_tokenizer
     from puna.post.dialogs import read_dialogs
-    from puna.post.sft import SftBatches
+    from puna.post.sft import SftBatches, make_loss
     from puna.train.loop import train
-    from puna.train.loss import next_token_loss
 
     rows = read_dialogs(recipe.dialogs, form=recipe.form) if recipe.dialogs else []
     if recipe.exercises is not None:
@@ -85,7 +84,7 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     )
     train(
         model,
-        loss=next_token_loss,
+        loss=make_loss(recipe.data),
         batches=batches,
         config=recipe.train,
         run=folder,

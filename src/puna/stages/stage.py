@@ -36,7 +36,10 @@ STAGES = {
     "train": "puna.stages.pretrain",
     "sft": "puna.stages.sft",
     "sample": "puna.stages.sample",
+    "rm": "puna.stages.reward",
+    "rm check": "puna.stages.reward_check",
     "dpo": "puna.stages.dpo",
+    "ppo": "puna.stages.ppo",
     "eval": "puna.stages.evaluate",
     "report": "puna.stages.report",
 }

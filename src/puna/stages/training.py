@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from puna.core import console
-from puna.core.errors import ConfigError
+from puna.core.errors import ConfigError, UsageError
 from puna.model.config import ModelConfig
 from puna.model.transformer import Transformer
 from puna.stages.stage import PlanRow
@@ -32,12 +32,18 @@ _EXPECTED_MFU = 0.5  # of the measured matmul rate; small models on CPUs reach .
 
 
 def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
-    """The model that a post-training stage begins with, in fp32, and its tokenizer."""
+    """The model that a post-training stage begins with, in fp32, and its tokenizer.
+
+    Raises:
+        UsageError: It is a reward model, which writes no text.
+    """
     import torch
 
     from puna.checkpoint.format import load_model, load_tokenizer
 
     model, shape = load_model(path, dtype=torch.float32)
+    if shape.head == "score":
+        raise UsageError(f"{path} is a reward model: it scores text and writes none. Name a language model.")
     return model, shape, load_tokenizer(path)
 
 

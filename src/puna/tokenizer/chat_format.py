@@ -27,10 +27,12 @@ class Rendered:
     Attributes:
         tokens: Ids, opening with begin-of-text.
         supervised: For each token, whether training should predict it: the assistant's content and its end of turn.
+        turns: For each token the message whose content or end of turn it is; -1 in headers and at the beginning.
     """
 
     tokens: list[int]
     supervised: list[bool]
+    turns: list[int]
 
 
 def render(tokenizer: Tokenizer, dialog: Dialog) -> Rendered:
@@ -44,13 +46,14 @@ def render(tokenizer: Tokenizer, dialog: Dialog) -> Rendered:
         Tokens and, of the same length, which of them are supervised.
     """
     tokens = [tokenizer.specials.bos]
-    supervised = [False]
-    for message in dialog.messages:
+    supervised, turns = [False], [-1]
+    for number, message in enumerate(dialog.messages):
         head = _header(tokenizer, message.role)
         body = [*tokenizer.encode(message.content.strip()), tokenizer.specials.eot]
         tokens += head + body
         supervised += [False] * len(head) + [message.role == "assistant"] * len(body)
-    return Rendered(tokens, supervised)
+        turns += [-1] * len(head) + [number] * len(body)
+    return Rendered(tokens, supervised, turns)
 
 
 def prompt(tokenizer: Tokenizer, dialog: Dialog) -> list[int]:

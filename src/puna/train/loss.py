@@ -20,6 +20,7 @@ from torch import Tensor
 from puna.core.batch import IGNORE, PackedBatch
 from puna.model.config import ModelConfig
 from puna.model.layout import DocumentLayout
+from puna.model.linear_cross_entropy import token_log_probs
 from puna.model.transformer import Transformer
 
 
@@ -29,14 +30,14 @@ class LossOutput:
 
     Attributes:
         sum: The loss summed over its terms; the loop calls backward on it.
-        count: Number of terms: target tokens, or pairs.
+        count: Number of terms: target tokens, or pairs; with weights, their sum.
         tokens: Tokens that went through the model, for the throughput.
         flops: Model FLOPs of forward and backward, causal convention; 0 when not known.
         metrics: More sums over the same terms, reported as sum / count.
     """
 
     sum: Float[Tensor, ""]
-    count: int
+    count: float
     tokens: int
     flops: float = 0.0
     metrics: Mapping[str, Tensor | float] = field(default_factory=dict)
@@ -52,32 +53,50 @@ Loss = Callable[[Transformer, Any], LossOutput]
 
 
 def next_token_loss(model: Transformer, batch: PackedBatch) -> LossOutput:
-    """Cross-entropy of every target of a packed batch; no logits of the whole batch are held."""
+    """Cross-entropy of every target of a packed batch, weighted where it has weights; never all logits are held."""
     device = model.device
     layout = DocumentLayout(batch.lengths, device=device)
     hidden_TD = model.hidden(to_device(batch.tokens.reshape(-1), device), layout)
     targets = batch.targets.reshape(-1)
+    targets_T = to_device(targets, device)
     flops = packed_flops(model.config, batch.lengths, n_targets=batch.n_targets)
     share = model.split.cp  # of the batch's tokens this process counts its own
-    n_targets = batch.n_targets if share == 1 else int(np.count_nonzero(model.split.own(targets) != IGNORE))
+    if batch.weights is None:
+        total = model.cross_entropy(hidden_TD, targets_T)
+        count = float(batch.n_targets if share == 1 else np.count_nonzero(model.split.own(targets) != IGNORE))
+    else:
+        assert model.split.is_whole, "weights of tokens are for a model in one piece"
+        logprobs_T = token_log_probs(hidden_TD, model.head_weight, targets_T)
+        total = -(logprobs_T * to_device(batch.weights.reshape(-1), device).to(logprobs_T)).sum()
+        count = float(batch.weights[batch.targets != IGNORE].sum(dtype=np.float64))
     return LossOutput(
-        sum=model.cross_entropy(hidden_TD, to_device(targets, device)),
-        count=n_targets,
+        sum=total,
+        count=count,
         tokens=batch.tokens.size // share,
         flops=flops / share,
     )
 
 
-def packed_flops(config: ModelConfig, lengths: NDArray[np.int64], *, n_targets: int | None = None) -> float:
+def packed_flops(
+    config: ModelConfig,
+    lengths: NDArray[np.int64],
+    *,
+    n_targets: int | None = None,
+    stem_lengths: NDArray[np.int64] | None = None,
+) -> float:
     """Model FLOPs of forward and backward over packed documents, causal convention.
 
     Args:
         config: The model's shape.
         lengths: Tokens of each document.
         n_targets: Tokens that go through the head; None means all.
+        stem_lengths: Tokens of the stem that each piece sees whole, where there are trees.
     """
     n_tokens = float(lengths.sum())
-    mean_length = float(np.square(lengths, dtype=np.float64).sum()) / n_tokens  # weighted by tokens
+    squares = np.square(lengths, dtype=np.float64)
+    if stem_lengths is not None:
+        squares += 2.0 * lengths * stem_lengths  # the convention counts half of a square, and these are whole
+    mean_length = float(squares.sum()) / n_tokens  # weighted by tokens
     skipped = 0.0 if n_targets is None else n_tokens - n_targets
     return config.flops_per_token(mean_length) * n_tokens - 6.0 * config.vocab_size * config.dim * skipped
 

@@ -32,6 +32,8 @@ class OptimConfig(Config):
     """Decay of matrices, times the learning rate; norms do not decay."""
     clip_norm: float = Field(default=1.0, ge=0.0)
     """Largest global gradient norm; larger gradients are scaled down to it. 0 never clips."""
+    rate_factors: dict[str, float] = Field(default_factory=dict)
+    """Learning-rate factors of parameters whose names begin so: `{ critic = 3.0 }`."""
 
 
 def build_optimizer(named: Iterable[tuple[str, Tensor]], config: OptimConfig) -> AdamW:
@@ -41,21 +43,21 @@ def build_optimizer(named: Iterable[tuple[str, Tensor]], config: OptimConfig) ->
         named: Parameters with their names; matrices (two dimensions or more) decay.
         config: Its settings.
     """
-    decay, keep = [], []
+    found: dict[tuple[float, bool], list[tuple[str, Tensor]]] = {}
     for name, parameter in named:
-        (decay if parameter.dim() >= 2 else keep).append((name, parameter))
+        factor = next((f for start, f in config.rate_factors.items() if name.startswith(start)), 1.0)
+        found.setdefault((factor, parameter.dim() < 2), []).append((name, parameter))
     groups: list[dict[str, Any]] = [
-        {"params": decay, "weight_decay": config.weight_decay},
-        {"params": keep, "weight_decay": 0.0},
+        {"params": chosen, "weight_decay": 0.0 if is_vector else config.weight_decay, "rate_factor": factor}
+        for (factor, is_vector), chosen in sorted(found.items(), key=lambda item: item[0])
     ]
-    groups = [group for group in groups if group["params"]]
     return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:
-    """Set the learning rate of every group."""
+    """Set the learning rate of every group, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_factor", 1.0)
 
 
 def scale_and_clip(

@@ -66,7 +66,8 @@ class Pipeline:
         self._loss: Loss | None = None
         self._schedule: tuple[tuple[int, int], Any] | None = None
         for model in models:
-            model.forward = self._stage_forward(model)  # what FSDP's hooks enclose, and what the schedule calls
+            # what FSDP's hooks enclose, and what the schedule calls
+            model.forward = self._stage_forward(model)  # pyright: ignore[reportAttributeAccessIssue]
 
     def backward(self, loss: Loss, batches: Sequence[PackedBatch]) -> list[LossOutput]:
         """Forward and backward of all micro-batches of a step.

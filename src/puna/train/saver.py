@@ -3,6 +3,7 @@
 What a checkpoint of step n holds makes step n + 1 come out bit by bit as if nothing had happened: weights, optimizer
 moments, where the batches stand, PyTorch's random states, and the open log window. Tensors are saved and loaded under
 their logical names (`checkpoint/logical.py`), in place, so another layout or another precision can go on with them.
+A part of the model that no Llama folder has a place for (a critic) is kept with the training state.
 """
 
 import time
@@ -113,7 +114,7 @@ class Saver:
             state |= self._logical(stepped, "master/{}")
             own = {name: p for name, p in frozen.items() if name not in stepped}
         else:
-            own = frozen | stepped
+            own = {**frozen, **stepped}
         weights, more = self._by_room(own)
         random = {name: t for name, t in train_state.random_states().items() if f"{STATE}{name}" in names}
         snapshot = Snapshot(weights, {**state, **more, **logical(random, {})})

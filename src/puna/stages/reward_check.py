@@ -1,0 +1,70 @@
+"""`puna rm check`: a reward model and preferences in; figures, a page, and a verdict out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from puna.core import console
+from puna.core.errors import GateError, UsageError
+from puna.core.files import write_json
+from puna.core.run_folder import RunFolder
+from puna.post.reward_check import CheckConfig
+from puna.stages.page import reward_page
+from puna.stages.reward import FIGURES
+from puna.stages.stage import Stage, StageRecipe
+
+
+class RewardCheckRecipe(StageRecipe):
+    """A reward model, preferences that it did not learn from, and what is asked of it."""
+
+    model: Path
+    """The reward model."""
+    preferences: tuple[Path, ...] = Field(min_length=1)
+    """JSONL files of preferences or rankings."""
+    check: CheckConfig = CheckConfig()
+    """What is asked."""
+    fail: bool = True
+    """End with exit code 4 when a check is not passed; otherwise only tell."""
+
+
+def inputs(recipe: RewardCheckRecipe) -> Mapping[str, Path]:
+    """The model and the files."""
+    return {"model": recipe.model, **{f"preferences.{i}": path for i, path in enumerate(recipe.preferences)}}
+
+
+def run(recipe: RewardCheckRecipe, folder: RunFolder) -> None:
+    """Score, count, and say yes or no.
+
+    Raises:
+        GateError: A check is not passed.
+        UsageError: The model is no reward model.
+    """
+    import torch
+
+    from puna.checkpoint.format import load_model, load_tokenizer
+    from puna.post.rankings import encode_rankings, read_rankings
+    from puna.post.reward import Scorer
+    from puna.post.reward_check import examine, score_pairs
+
+    rankings = read_rankings(recipe.preferences)
+    model, shape = load_model(recipe.model, dtype=torch.float32)
+    if shape.head != "score":
+        raise UsageError(f"{recipe.model} is a language model; a reward model is made by `puna rm RECIPE`.")
+    tokenizer = load_tokenizer(recipe.model)
+    encoded = encode_rankings(rankings, tokenizer, sequence_length=shape.max_seq_len)
+    if encoded.dropped:
+        console.warn(f"left out: {dict(encoded.dropped)}")
+    report = examine(score_pairs(Scorer(model, tokenizer), encoded), recipe.check)
+    write_json(folder.path / FIGURES, report.to_json())
+    reward_page.write(folder.path / reward_page.PAGE, report, title=f"Is {recipe.model} good enough?")
+    reward_page.tell(report)
+    failed = [f"{check.name}: {check.reason}" for check in report.checks if not check.passed]
+    if failed and recipe.fail:
+        raise GateError(
+            f"{recipe.model} should not be used: {'; '.join(failed)}. More, clearer or more varied preferences help; "
+            "fail=false only tells."
+        )
+
+
+STAGE = Stage(verb="rm check", recipe=RewardCheckRecipe, inputs=inputs, run=run)
