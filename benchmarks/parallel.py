@@ -1,4 +1,4 @@
-"""Parity of every layout with one process: largest relative differences of loss, norm, gradients, weights, 5 steps on.
+"""Parity of every layout with one process: largest relative differences of loss, norm, gradients and weights, 5 steps.
 
     python benchmarks/parallel.py [--quick] [--json]
 

@@ -2,8 +2,8 @@
 
 What a checkpoint of step n holds makes step n + 1 come out bit by bit as if nothing had happened: weights, optimizer
 moments, where the batches stand, PyTorch's random states, and the open log window. Tensors are saved and loaded under
-their logical names (`checkpoint/logical.py`), in place, so another layout or another precision can go on with them.
-A part of the model that no Llama folder has a place for (a critic) is kept with the training state.
+their logical names (`checkpoint/logical.py`), in place, so another layout or another precision can go on with them. A
+part of the model that no other tool knows (a critic) is kept with the training state.
 """
 
 import time
