@@ -44,20 +44,28 @@ class Words:
         starts: `[words]` first character of each word, counted in its own text.
         stops: `[words]` one past the last character.
         first: `[texts + 1]` number of each text's first word.
+        gaps: `[words]` a hash of what stands between each word and the next (punctuation, white space); empty unless
+            asked for.
     """
 
     hashes: NDArray[np.uint64]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     first: NDArray[np.int64]
+    gaps: NDArray[np.uint64]
 
     def __len__(self) -> int:
         """How many words."""
         return len(self.hashes)
 
 
-def words_of(texts: Sequence[str]) -> Words:
-    """The words of some texts. Hand in a few at a time (`batches`), so that the arrays stay in the cache."""
+def words_of(texts: Sequence[str], *, gaps: bool = False) -> Words:
+    """The words of some texts. Hand in a few at a time (`batches`), so that the arrays stay in the cache.
+
+    Args:
+        texts: The texts.
+        gaps: Hash what stands between the words, too.
+    """
     raw = np.frombuffer("\n".join(texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
     codes = np.minimum(raw, _LAST_CODE).astype(np.intp)
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
@@ -79,7 +87,11 @@ def words_of(texts: Sequence[str]) -> Words:
     hashes = mix((sums[stops] - sums[starts]) * inverses[starts])
     first = np.concatenate([np.searchsorted(starts, begins), [len(starts)]])
     shift = np.repeat(begins, np.diff(first))
-    return Words(hashes, starts - shift, stops - shift, first)
+    between = np.empty(0, dtype=np.uint64)
+    if gaps:
+        ends = np.append(starts[1:], len(codes))
+        between = (sums[ends] - sums[stops]) * inverses[stops]
+    return Words(hashes, starts - shift, stops - shift, first, between)
 
 
 def batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
