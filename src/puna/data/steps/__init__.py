@@ -1,43 +1,37 @@
-"""Every filter by name. `[[filters]] kind = "length"` in a recipe picks one; they are asked in the recipe's order."""
+"""Every curation step by name. `[[steps]] kind = "length"` in a recipe picks one; they act in the recipe's order.
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+To add one, write a module with a config class and a `Filter`, `Edit` or `Barrier` (see `step.py`), and name both here.
+"""
+
+from typing import Annotated
 
 from pydantic import Field
 
-from puna.data.document import Document
-from puna.data.filters import code, gopher, text
-from puna.data.filters.verdict import KEPT, FilterConfig, Verdict
+from puna.data.steps import code, exact, gopher, text
+from puna.data.steps.step import Step, StepConfig
 
-FilterEntry = Annotated[
+StepEntry = Annotated[
     text.LengthConfig
     | text.NonTextConfig
     | gopher.GopherQualityConfig
     | gopher.GopherRepetitionConfig
-    | code.CodeShapeConfig,
+    | code.CodeShapeConfig
+    | exact.ExactConfig,
     Field(discriminator="kind"),
 ]
 
-FILTERS: dict[str, Callable[[Document, Any], Verdict]] = {
-    "length": text.length,
-    "non_text": text.non_text,
-    "gopher_quality": gopher.gopher_quality,
-    "gopher_repetition": gopher.gopher_repetition,
-    "code_shape": code.code_shape,
+STEPS: dict[str, Step] = {
+    "length": text.LENGTH,
+    "non_text": text.NON_TEXT,
+    "gopher_quality": gopher.GOPHER_QUALITY,
+    "gopher_repetition": gopher.GOPHER_REPETITION,
+    "code_shape": code.CODE_SHAPE,
+    "exact": exact.EXACT,
 }
 
 
-def judge(document: Document, filters: Sequence[FilterConfig], *, domain: str) -> Verdict:
-    """Ask the filters in order; the first no decides.
-
-    Args:
-        document: The document.
-        filters: Configs of the kinds above.
-        domain: Domain of the document's source.
-    """
-    for config in filters:
-        if config.applies(document, domain):
-            verdict = FILTERS[getattr(config, "kind", "")](document, config)
-            if not verdict.keep:
-                return verdict
-    return KEPT
+def kind_of(config: StepConfig) -> str:
+    """The kind of a config: key in `STEPS`."""
+    kind = getattr(config, "kind", None)
+    assert kind in STEPS, f"{type(config).__name__} has no kind that is registered"
+    return kind
