@@ -5,8 +5,8 @@ cannot be told from ordinary speech and are counted as too short. A document's *
 item's runs that occur in it. At `min_coverage` the document goes. The report lists each match with the item, the
 coverage and the words, so that a person can see whether it is one.
 
-Runs that many items share are template text ("Which of the following statements is") and do not count: matching those is
-what makes naive n-gram decontamination throw out clean documents by the thousand.
+Runs that many items share are template text ("Which of the following statements is") and do not count: matching those
+is what makes naive n-gram decontamination throw out clean documents by the thousand.
 
 Source: GPT-3 (2005.14165), appendix C, for 13 words; The Llama 3 Herd of Models (2407.21783), section 5.1.4, for 8 and
 for a share of what is covered rather than a single hit.
@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,7 @@ from puna.core.generator import Prompt
 from puna.data.document import Document
 from puna.data.documents import TableWriter, list_column, read_arrow
 from puna.data.steps.step import Barrier, Decision, Question, StepConfig
-from puna.data.words import batches, ngrams, words_of
+from puna.data.word_hashes import batches, ngrams, words_of
 from puna.evaluate.task import AnswerItem, ChoiceItem, Task
 from puna.evaluate.tasks.config import TaskConfig, build
 
@@ -143,22 +143,26 @@ def _file_items(name: str, path: Path, config: DecontaminateConfig) -> Iterator[
 
 
 def _rows(path: Path) -> Iterable[Any]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8", newline="")
-    number = 0
     try:
-        with opened as file:
-            if path.suffix in {".csv", ".tsv"}:
-                yield from csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            elif path.suffix == ".json":
-                value = json.load(file)
-                lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else [value]
-                yield from (row for rows in lists for row in rows)
-            else:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield json.loads(line)
+        if path.suffix == ".gz":
+            with gzip.open(path, "rt", encoding="utf-8") as packed:
+                yield from _parsed(path, packed)
+        else:
+            with path.open(encoding="utf-8", newline="") as file:
+                yield from _parsed(path, file)
     except (ValueError, csv.Error, EOFError, gzip.BadGzipFile) as error:
-        raise CorruptError(f"{path}, after line {number}: cannot be read as a benchmark: {error}") from error
+        raise CorruptError(f"{path} cannot be read as a benchmark: {error}") from error
+
+
+def _parsed(path: Path, file: IO[str]) -> Iterator[Any]:
+    if path.suffix in {".csv", ".tsv"}:
+        yield from csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+    elif path.suffix == ".json":
+        value = json.load(file)
+        lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else [value]
+        yield from (row for rows in lists for row in rows)
+    else:
+        yield from (json.loads(line) for line in file if line.strip())
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -314,17 +318,39 @@ def decide(question: Question[DecontaminateConfig]) -> Iterator[Decision]:
                 for place in range(int(offsets[row]), int(offsets[row + 1])):
                     item = table.items[int(items[place])]
                     hit_items |= {int(items[place])} if coverage[place] >= config.min_coverage else set()
-                    rows.append((*(columns[n][at] for n in columns), item.benchmark, item.name,
-                                 float(coverage[place]), snippets[at], item.text[:_SNIPPET_CHARACTERS]))
+                    rows.append(
+                        (
+                            *(columns[n][at] for n in columns),
+                            item.benchmark,
+                            item.name,
+                            float(coverage[place]),
+                            snippets[at],
+                            item.text[:_SNIPPET_CHARACTERS],
+                        )
+                    )
             if rows:
-                writer.add(pa.table([pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), _SCHEMA, strict=True)],
-                                    schema=_SCHEMA))
-            looked_at, gone, touched = looked_at + int(part.alive.sum()), gone + int((~keep).sum()), touched + len(matched)
+                writer.add(
+                    pa.table(
+                        [pa.array(c, f.type) for c, f in zip(zip(*rows, strict=True), _SCHEMA, strict=True)],
+                        schema=_SCHEMA,
+                    )
+                )
+            looked_at, gone, touched = (
+                looked_at + int(part.alive.sum()),
+                gone + int((~keep).sum()),
+                touched + len(matched),
+            )
             reasons = np.where(keep, "kept", "decontaminate: benchmark item").tolist()
             yield Decision(keep, reasons, best)
-    summary = [["documents", looked_at], ["items looked for", len(table.items)], ["items too short", table.too_short],
-               ["runs that are template text", table.templates], ["documents that touch an item", touched],
-               ["documents that go", gone], ["items found", len(hit_items)]]
+    summary = [
+        ["documents", looked_at],
+        ["items looked for", len(table.items)],
+        ["items too short", table.too_short],
+        ["runs that are template text", table.templates],
+        ["documents that touch an item", touched],
+        ["documents that go", gone],
+        ["items found", len(hit_items)],
+    ]
     write_json(question.report / "summary.json", {"rows": summary})
 
 

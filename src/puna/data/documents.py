@@ -70,14 +70,14 @@ class TableWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
+        self.path, self._schema = path, schema
         self._waiting: list[pa.Table] = []
         self._bytes = 0
         self._stack = contextlib.ExitStack()
         self.rows = 0
 
     def __enter__(self) -> "TableWriter":
-        file = self._stack.enter_context(atomic_open(self._path, "wb"))
+        file = self._stack.enter_context(atomic_open(self.path, "wb"))
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", compression_level=1)
         return self
 
@@ -101,10 +101,19 @@ class TableWriter:
                 self._flush()
                 self._writer.close()
             except BaseException as failure:
+                self._give_up()
                 if not self._stack.__exit__(type(failure), failure, failure.__traceback__):
                     raise
                 return
+        else:
+            self._give_up()
         self._stack.__exit__(kind, error, trace)
+
+    def _give_up(self) -> None:
+        """Keep pyarrow from writing its footer to a file that is going away."""
+        with contextlib.suppress(Exception):
+            self._writer.close()
+        self._writer.is_open = False
 
 
 def write_documents(path: Path, documents: Sequence[Document]) -> None:
@@ -124,7 +133,9 @@ def read_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[p
             for group in range(file.num_row_groups):
                 yield from file.read_row_group(group, columns=columns).to_batches()
     except FileNotFoundError as error:
-        raise CorruptError(f"{path} is missing, though its manifest lists it. Make {path.parent.parent} again.") from error
+        raise CorruptError(
+            f"{path} is missing, though its manifest lists it. Make {path.parent.parent} again."
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(f"{path} is damaged: {_first_line(error)}. Make {path.parent.parent} again.") from error
 
@@ -155,12 +166,37 @@ def read_documents(path: Path) -> Iterator[Document]:
 # ---- features ----
 
 
-def write_arrow(path: Path, tables: Sequence[pa.Table]) -> None:
-    """Write tables of one schema to an uncompressed Arrow IPC file, atomically."""
-    assert tables, "an Arrow file needs at least one table, for its schema"
-    with atomic_open(path, "wb") as file, pa.ipc.new_file(file, tables[0].schema) as writer:
-        for table in tables:
-            writer.write_table(table.combine_chunks())
+class ArrowWriter:
+    """Writes tables of one schema to an uncompressed Arrow IPC file, atomically; no file where no table came.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stack = contextlib.ExitStack()
+        self._writer: Any = None
+
+    def __enter__(self) -> "ArrowWriter":
+        return self
+
+    def add(self, table: pa.Table) -> None:
+        """Append rows."""
+        if self._writer is None:
+            file = self._stack.enter_context(atomic_open(self._path, "wb"))
+            self._writer = pa.ipc.new_file(file, table.schema)
+        self._writer.write_table(table.combine_chunks())
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None and self._writer is not None:
+            try:
+                self._writer.close()
+            except BaseException as failure:
+                if not self._stack.__exit__(type(failure), failure, failure.__traceback__):
+                    raise
+                return
+        self._stack.__exit__(kind, error, trace)
 
 
 def read_arrow(path: Path) -> pa.Table:

@@ -1,7 +1,10 @@
-"""Doing tasks in processes, in any order, with the results given out in the order of the tasks.
+"""Doing tasks somewhere else, in any order, with the results given out in the order of the tasks.
 
-One worker runs the tasks in this process. More are spawned afresh (a fork of a process with threads can hang), ignore
-Ctrl-C, which is the parent's to handle, and end when their parent dies, however it died.
+`in_order` uses processes of this machine. One worker runs the tasks in this process. More are spawned afresh (a fork of
+a process with threads can hang), ignore Ctrl-C, which is the parent's to handle, and end when their parent dies,
+however it died. A worker that dies (out of memory, killed) costs only the tasks in flight: a new pool does them again.
+
+`on_ray` hands the same tasks to a Ray cluster, whose machines must see the same files under the same paths.
 """
 
 import multiprocessing
@@ -9,13 +12,21 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import wait
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
+
+from puna.core import console
+from puna.core.errors import PunaError, need
 
 T = TypeVar("T")
 R = TypeVar("R")
+Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+
+ATTEMPTS = 3  # of a task whose worker died
 
 
 def default_workers() -> int:
@@ -23,26 +34,60 @@ def default_workers() -> int:
     return min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+def executor(kind: Literal["local", "ray"], workers: int | None) -> Executor:
+    """What `curate` runs its tasks with: `run(function, items)` gives the results in the order of the items.
+
+    Args:
+        kind: Processes of this machine, or the Ray cluster that this machine belongs to (a local one without any).
+        workers: Tasks at a time; None means `default_workers` here, and as many as there are processors on Ray.
+    """
+    if kind == "ray":
+        return partial(on_ray, workers=workers)
+    return partial(in_order, workers=workers or default_workers())
+
+
 def in_order(work: Callable[[T], R], tasks: Sequence[T], *, workers: int) -> Generator[R, None, None]:
-    """Apply `work` to every task.
+    """Apply `work` to every task in processes of this machine.
 
     Args:
         work: A picklable function (of module level, or a `functools.partial` of one).
-        tasks: Picklable arguments.
+        tasks: Picklable arguments. A task may be begun twice, when a worker died; its output must not mind.
         workers: Processes; 1 means this one.
 
     Yields:
         The results in the order of the tasks. Closing the iterator cancels what has not begun.
+
+    Raises:
+        PunaError: Workers died again and again at the same task.
     """
     if workers <= 1 or len(tasks) <= 1:
         yield from map(work, tasks)
         return
+    done = deaths = 0
+    while done < len(tasks):
+        results = _one_pool(work, tasks[done:], workers if deaths < ATTEMPTS - 1 else 1)
+        try:
+            for result in results:
+                done, deaths = done + 1, 0
+                yield result
+        except BrokenProcessPool:
+            deaths += 1
+            if deaths >= ATTEMPTS:
+                raise PunaError(
+                    f"a worker died {deaths} times at {tasks[done]}: out of memory, or killed. What is finished is "
+                    "kept; the same command goes on from here. Use fewer workers, or smaller tasks (task_bytes)."
+                ) from None
+            console.warn(f"a worker died; its tasks are done again ({len(tasks) - done} of {len(tasks)} are left)")
+        finally:
+            results.close()
+
+
+def _one_pool(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Generator[R, None, None]:
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=spawn, initializer=_begin_worker)
     try:
         waiting: deque[Future[R]] = deque()
-        remaining = iter(tasks)
-        for task in remaining:
+        for task in tasks:
             waiting.append(pool.submit(work, task))
             if len(waiting) >= 4 * workers:
                 yield waiting.popleft().result()
@@ -50,6 +95,26 @@ def in_order(work: Callable[[T], R], tasks: Sequence[T], *, workers: int) -> Gen
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def on_ray(work: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None) -> Generator[R, None, None]:
+    """Apply `work` to every task on Ray; a task whose machine died is done again elsewhere.
+
+    Raises:
+        MissingError: Ray is not installed.
+    """
+    ray = need("ray", extra="cluster")
+    if not ray.is_initialized():
+        ray.init(address=None, num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    limit = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(work)
+    waiting: deque[Any] = deque()
+    for task in tasks:
+        waiting.append(remote.remote(task))
+        if len(waiting) >= limit:
+            yield ray.get(waiting.popleft())
+    while waiting:
+        yield ray.get(waiting.popleft())
 
 
 def _begin_worker() -> None:

@@ -3,17 +3,17 @@
     L_i(w) = c_i + exp(b_i + t_i . f(w))     for each validation domain i and mix w, shares of the training domains
 
 Small models rank mixes as large ones do, so a law fitted on runs of a million parameters picks the mix for a large one.
-`f(w) = w` is the published log-linear law. `f(w) = sqrt(w)`, the default, says that the first per cent of a domain brings
-more than the fiftieth; on RegMix's runs it ranks far better (median Spearman over the validation domains of the 60M runs
-.99 against .97). A start with `c` just under the least loss and a least-squares fit of `log(L - c)` is followed by
-Levenberg-Marquardt steps on the losses with Huber weights. `c` is free: held under the least loss of noisy runs, it sticks
-there and the fit is bad.
+`f(w) = w` is the published log-linear law. `f(w) = sqrt(w)`, the default, says that the first per cent of a domain
+brings more than the fiftieth; on RegMix's runs it ranks far better (median Spearman over the validation domains of the
+60M runs .99 against .97). A start with `c` just under the least loss and a least-squares fit of `log(L - c)` is
+followed by Levenberg-Marquardt steps on the losses with Huber weights. `c` is free: held under the least loss of noisy
+runs, it sticks there and the fit is bad.
 
-`best_mix` minimises a weighted sum of predicted losses with a pull towards a prior and caps on how often a domain may be
-repeated.
+`best_mix` minimises a weighted sum of predicted losses with a pull towards a prior and caps on how often a domain may
+be repeated.
 
-Source: Ye et al., Data Mixing Laws (2403.16952), equation 6; Liu et al., RegMix (2407.01492); OLMix for the prior and the
-cap.
+Source: Ye et al., Data Mixing Laws (2403.16952), equation 6; Liu et al., RegMix (2407.01492); OLMix for the prior and
+the cap.
 """
 
 from collections.abc import Sequence
@@ -170,7 +170,9 @@ def best_mix(
     for _ in range(steps):
         reducible = np.exp(law.intercept + law.slope @ _enter(weights, law.shape))
         entering = 0.5 / np.sqrt(np.maximum(weights, 1e-6)) if law.shape == "root" else 1.0
-        gradient = entering * (law.slope.T @ (importance * reducible)) + kl * (np.log(np.maximum(weights, 1e-12) / prior) + 1)
+        gradient = entering * (law.slope.T @ (importance * reducible)) + kl * (
+            np.log(np.maximum(weights, 1e-12) / prior) + 1
+        )
         weights = _within_caps(weights * np.exp(-rate * (np.clip(gradient - gradient.min(), 0, 50))), limit)
 
     def value(mix: NDArray[np.float64]) -> float:

@@ -4,6 +4,7 @@ SemDeDup used a language model of 125M parameters; any checkpoint serves, and on
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ class CheckpointEmbedder:
             layout = DocumentLayout([len(piece) for piece in few], device=self._model.device)
             hidden_TD = self._model.hidden(tokens, layout).float().cpu().numpy()
             starts = np.cumsum([0, *(len(piece) for piece in few)])
-            rows += [hidden_TD[a:b].mean(axis=0) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+            rows += [hidden_TD[a:b].mean(axis=0) for a, b in pairwise(starts)]
         return np.asarray(rows, dtype=np.float32).reshape(len(pieces), -1)
 
 

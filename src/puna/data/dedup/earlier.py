@@ -17,7 +17,7 @@ from puna.core.errors import MissingError, UsageError
 from puna.core.files import read_json, write_json
 from puna.data.dedup.places import Places
 from puna.data.dedup.twins import Choice
-from puna.data.documents import read_arrow, write_arrow
+from puna.data.documents import ArrowWriter, read_arrow
 from puna.data.steps.step import Part
 
 _MANIFEST = "index.json"
@@ -45,7 +45,8 @@ def save_index(
         stays = choice.keep[places.starts[number] : places.starts[number + 1]] & part.alive
         rows = pa.array(np.flatnonzero(stays))
         for kind, path in (("features", part.features), ("index", part.index)):
-            write_arrow(folder / f"{part.name}.{kind}.arrow", [read_arrow(path).take(rows)])
+            with ArrowWriter(folder / f"{part.name}.{kind}.arrow") as out:
+                out.add(read_arrow(path).take(rows))
     write_json(folder / _MANIFEST, {"settings": dict(settings), "parts": [part.name for part in parts]})
 
 
@@ -70,12 +71,17 @@ def open_indexes(path: Path | None, kind: str, settings: Mapping[str, Any]) -> l
         theirs = record["settings"]
         if theirs.get("kind") != kind:
             continue
-        different = [f"{key} is {theirs.get(key)!r}, here {value!r}" for key, value in settings.items()
-                     if theirs.get(key) != value]
+        different = [
+            f"{key} is {theirs.get(key)!r}, here {value!r}"
+            for key, value in settings.items()
+            if theirs.get(key) != value
+        ]
         if different:
             raise UsageError(f"{manifest.parent} was made with other settings: {'; '.join(different)}. Use the same.")
-        found += [tuple(manifest.parent / f"{name}.{what}.arrow" for what in ("features", "index"))
-                  for name in record["parts"]]
+        found += [
+            tuple(manifest.parent / f"{name}.{what}.arrow" for what in ("features", "index"))
+            for name in record["parts"]
+        ]
     if not found:
         raise MissingError(f"{path} has no {kind} index. Make that corpus with save_index = true in its {kind} step.")
     return found

@@ -1,8 +1,8 @@
 """Where the vectors of semantic deduplication come from.
 
 `tfidf` needs nothing (`tfidf.py`). A folder with a model may be a model2vec model (a table of word vectors), a
-sentence-transformers model, or whatever an *opener* opens: `stages` names the one that reads a Puna checkpoint, since this
-room knows no torch. Nothing is downloaded.
+sentence-transformers model, or whatever an *opener* opens: `stages` names the one that reads a Puna checkpoint, since
+this room knows no torch. Nothing is downloaded.
 """
 
 import functools

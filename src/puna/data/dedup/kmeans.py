@@ -40,9 +40,7 @@ def fit_centroids(sample: NDArray[np.float32], k: int, *, iterations: int, seed:
     return centroids
 
 
-def assign(
-    rows: NDArray[np.float32], centroids: NDArray[np.float32]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def assign(rows: NDArray[np.float32], centroids: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The nearest centroid of each row, and the cosine to it."""
     nearest = np.empty(len(rows), dtype=np.int32)
     similarity = np.empty(len(rows), dtype=np.float32)

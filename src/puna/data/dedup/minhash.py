@@ -7,15 +7,16 @@ found half of their removals false). Then, in order of preference, a document go
 stays. So every removal names the document that it repeats and how similar the two are, and a chain of copies of copies
 never removes what is unlike all that stays.
 
-Differs: a key's `rows` values come from `rows` disjoint parts of the set, all bands hash the same parts (one permutation
-hashing within a band; Li, Owen, Zhang 2012). This costs `bands` hashes for each shingle, not `bands * rows`. The
-probability above then holds but for a little in sets of a few dozen shingles (`tests/data/dedup/test_minhash.py`
-measures it).
+Differs: a key's `rows` values come from `rows` disjoint parts of the set, all bands hash the same parts (one
+permutation hashing within a band; Li, Owen, Zhang 2012). This costs `bands` hashes for each shingle, not `bands *
+rows`. The probability above then holds but for a little in sets of a few dozen shingles
+(`tests/data/dedup/test_minhash.py` measures it).
 
 Source: Broder 1997; the banding of Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from puna.data.dedup import earlier, pairs, twins
 from puna.data.dedup.places import Places
 from puna.data.document import Document
 from puna.data.steps.step import Barrier, Decision, Question, StepConfig
-from puna.data.words import batches, compose, mix, ngrams, odd_constants, words_of
+from puna.data.word_hashes import batches, compose, mix, ngrams, odd_constants, words_of
 
 _EMPTY = np.uint32(0xFFFFFFFF)  # of a part of the set without shingles
 
@@ -65,7 +66,7 @@ def shingle_sets(texts: Sequence[str], ngram: int) -> list[NDArray[np.uint32]]:
     for batch in batches(texts):
         hashes, first = ngrams(words_of([compose(text) for text in batch]), ngram)
         short = (hashes >> np.uint64(32)).astype(np.uint32)
-        sets += [np.unique(short[start:stop]) for start, stop in zip(first[:-1], first[1:], strict=True)]
+        sets += [np.unique(short[start:stop]) for start, stop in pairwise(first)]
     return sets
 
 
@@ -140,7 +141,9 @@ def decide(question: Question[MinhashConfig]) -> Iterator[Decision]:
         ],
     )
     if config.save_index:
-        earlier.save_index(question.report / "index", question.parts, choice, places, earlier.parameters(config, _SHAPE))
+        earlier.save_index(
+            question.report / "index", question.parts, choice, places, earlier.parameters(config, _SHAPE)
+        )
     yield from twins.decisions(places, choice, reason="minhash: near duplicate", earlier_reason="minhash: seen before")
 
 

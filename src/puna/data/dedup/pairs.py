@@ -7,6 +7,7 @@ key. All pairs of one range of second documents are then brought together, each 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def _each_once(places: Places, files: Sequence[Path], memory_bytes: int) -> Iter
     total = sum(path.stat().st_size // 16 for path in files)
     n_ranges = max(1, -(-total * _BYTES_PER_PAIR // memory_bytes))
     bounds = np.linspace(0, places.n_documents, n_ranges + 1).astype(np.int64)
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         here = [np.empty((0, 2), dtype=np.int64)]
         for path in files:
             pairs = np.load(path, mmap_mode="r")

@@ -90,7 +90,9 @@ class Places:
         for part in np.unique(parts).tolist():
             here = np.flatnonzero(parts == part)
             rows = pa.array(numbers[here] - self.starts[part])
-            for at, value in zip(here.tolist(), table(self.index[part]).column(name).take(rows).to_pylist(), strict=True):
+            for at, value in zip(
+                here.tolist(), table(self.index[part]).column(name).take(rows).to_pylist(), strict=True
+            ):
                 values[at] = value
         return values
 

@@ -2,10 +2,11 @@
 
 Only documents of one cluster are compared, so the cost grows with the documents times the size of a cluster. Of two
 that are more alike than `min_similarity`, the preferred one stays; `keep = "hard"` prefers, as the paper does, what is
-farthest from the middle of its cluster. Begin high (.95) and look at the clusters before going lower: on mixed web pages
-the share that goes grew from 4 % at .95 to 25 % at .80 while all planted copies were found anywhere in between.
+farthest from the middle of its cluster. Begin high (.95) and look at the clusters before going lower: on mixed web
+pages the share that goes grew from 4 % at .95 to 25 % at .80 while all planted copies were found anywhere in between.
 
-Differs: a document is compared with those that stay, not with all before it, so that whatever goes has a twin that stays.
+Differs: a document is compared with those that stay, not with all before it, so that whatever goes has a twin that
+stays.
 
 Source: Abbas et al., SemDeDup (2303.09540), section 3.
 """
@@ -112,12 +113,18 @@ def decide(question: Question[SemanticConfig]) -> Iterator[Decision]:
         question.report,
         places,
         choice,
-        rows=[("documents embedded", len(numbers)), ("groups of k-means", len(sizes)),
-              ("largest group", int(max(sizes, default=0))), ("least similarity of a copy", config.min_similarity)],
+        rows=[
+            ("documents embedded", len(numbers)),
+            ("groups of k-means", len(sizes)),
+            ("largest group", int(max(sizes, default=0))),
+            ("least similarity of a copy", config.min_similarity),
+        ],
     )
     if config.save_index:
         earlier.save_index(question.report / "index", question.parts, choice, places, settings)
-    yield from twins.decisions(places, choice, reason="semantic: near in meaning", earlier_reason="semantic: seen before")
+    yield from twins.decisions(
+        places, choice, reason="semantic: near in meaning", earlier_reason="semantic: seen before"
+    )
 
 
 def _looked_at(places: Places, part: int) -> NDArray[np.int64]:
@@ -243,6 +250,14 @@ SEMANTIC = Barrier(
     config=SemanticConfig,
     features=features,
     decide=decide,
-    judged_by=("min_similarity", "keep", "cluster_documents", "sample_documents", "iterations", "against", "save_index",
-               "seed"),
+    judged_by=(
+        "min_similarity",
+        "keep",
+        "cluster_documents",
+        "sample_documents",
+        "iterations",
+        "against",
+        "save_index",
+        "seed",
+    ),
 )

@@ -4,8 +4,8 @@ A *window* is a run of `words` words (characters where a script has no spaces). 
 whatever texts it is in, and every occurrence but the first in the corpus's order is cut. The exact answer would need
 the hash of every window of the corpus on disk. Winnowing gives the same answer for a thirteenth of that:
 
-1. Of each window the half-window with the least hash is its anchor; neighbouring windows mostly share one. Equal windows
-   have equal anchors, so a window is repeated only if its anchor is.
+1. Of each window the half-window with the least hash is its anchor; neighbouring windows mostly share one. Equal
+   windows have equal anchors, so a window is repeated only if its anchor is.
 2. Only windows whose anchor occurs twice are hashed, sorted and compared. Hashes have 64 bits.
 3. What the repeated windows cover is cut, from the first word to the beginning of the word after the last.
 
@@ -31,7 +31,7 @@ from puna.data.dedup.twins import Choice
 from puna.data.document import Document
 from puna.data.documents import list_column, read_arrow
 from puna.data.steps.step import Barrier, Decision, Question, StepConfig
-from puna.data.words import batches, mix, words_of
+from puna.data.word_hashes import batches, mix, words_of
 
 _BASE = 0xD6E8FEB86659FD93  # odd
 _BYTES_PER_ROW = 72  # of a bucket while it is sorted
@@ -55,8 +55,10 @@ class SubstringConfig(StepConfig):
 
 
 def features(documents: Sequence[Document], config: SubstringConfig) -> Mapping[str, Any]:
-    """`words`: a hash of each word; `starts`: where each begins, in characters. Without Unicode normalisation, since
-    places must fit the text."""
+    """`words`: a hash of each word; `starts`: where each begins, in characters.
+
+    The text is not normalised, since places must fit it.
+    """
     hashes: list[NDArray[np.uint32]] = []
     starts: list[NDArray[np.uint32]] = []
     for batch in batches([d.text if config.applies(d) else "" for d in documents]):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.data.words import batches, compose, words_of
+from puna.data.word_hashes import batches, compose, words_of
 
 BUCKETS = 1 << 18
 _ROWS_AT_ONCE = 256

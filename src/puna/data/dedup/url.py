@@ -22,7 +22,19 @@ from puna.data.document import Document
 from puna.data.documents import numpy_column, read_arrow
 from puna.data.steps.step import Barrier, Decision, Question, StepConfig
 
-_TRACKING = ("utm_", "fbclid", "gclid", "dclid", "msclkid", "mc_cid", "mc_eid", "igshid", "phpsessid", "jsessionid", "sid=")
+_TRACKING = (
+    "utm_",
+    "fbclid",
+    "gclid",
+    "dclid",
+    "msclkid",
+    "mc_cid",
+    "mc_eid",
+    "igshid",
+    "phpsessid",
+    "jsessionid",
+    "sid=",
+)
 _BYTES_PER_KEY = 96
 
 

@@ -2,8 +2,8 @@
 
 A small transformer becomes a classifier without a new head, a new loss or a new loop: two reserved special tokens stand
 for the classes, and the target of every token of a text is its class. So each place learns to say what the text so far
-is, and a text's log-odds are the mean over the later places of `logit(positive) - logit(negative)`. That is pooling, and
-as much supervision as language modelling has.
+is, and a text's log-odds are the mean over the later places of `logit(positive) - logit(negative)`. That is pooling,
+and as much supervision as language modelling has.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,8 +2,8 @@
 
 The sample is the same number of documents for each source and language, chosen by the hash of their ids. Every document
 is asked for by a seed of its own; an answer that is no label is asked for again a few times and then counted as unread.
-A share of the documents is labelled twice: the agreement of the two is the ceiling of what any classifier can learn from
-such labels, and a low one says that the rubric or the model is not good enough.
+A share of the documents is labelled twice: the agreement of the two is the ceiling of what any classifier can learn
+from such labels, and a low one says that the rubric or the model is not good enough.
 
 With `method = "likelihood"` the model does not speak: the likeliest of "Score: 0" ... "Score: 5" is the label. Small
 models that cannot follow the form can be asked in this way; the second opinion then comes from another passage.
@@ -144,7 +144,8 @@ def label(generator: Generator, documents: Sequence[Document], config: LabelConf
             if asked >= 20 and 1 - unread / asked < config.min_read:
                 raise PunaError(
                     f"{unread} of {asked} answers of {generator.name} could not be read as a score; at least "
-                    f"{config.min_read:.0%} must be. Look at {folder / LABELS}, use a stronger model, or method=likelihood."
+                    f"{config.min_read:.0%} must be. Look at {folder / LABELS}, use a stronger model, or "
+                    "method=likelihood."
                 )
             if stop.requested:
                 raise Stopped("labelling stopped; what is labelled is kept. The same command goes on from here.")

@@ -98,8 +98,9 @@ def _from_file(path: Path, config: LabelledConfig) -> Iterator[Example]:
         if not isinstance(text, str) or value is ...:
             missing = config.text_field if not isinstance(text, str) else config.label_field
             raise CorruptError(f"{path}, row {number}: no field {missing!r}; it has {', '.join(map(str, row))}")
-        yield Example(text, _is_positive(value, config, path, number), row.get("source") or path.stem,
-                      row.get("language") or "")
+        yield Example(
+            text, _is_positive(value, config, path, number), row.get("source") or path.stem, row.get("language") or ""
+        )
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -131,7 +132,9 @@ def _is_positive(value: Any, config: LabelledConfig, path: Path, number: int) ->
 def part_of(text: str) -> Part:
     """Seven tenths train, one validates, two test."""
     normal = " ".join(text.lower().split())
-    tenth = int.from_bytes(hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") % 10
+    tenth = (
+        int.from_bytes(hashlib.blake2b(normal.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") % 10
+    )
     return "train" if tenth < 7 else "validation" if tenth == 7 else "test"
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from puna.core.config import Config
 from puna.core.errors import UsageError
 from puna.data.quality.calibrate import Calibration
-from puna.data.words import batches, compose, mix, ngrams, words_of
+from puna.data.word_hashes import batches, compose, mix, ngrams, words_of
 
 _BATCH = 16
 
@@ -72,7 +72,7 @@ class LinearClassifier:
     weights: NDArray[np.float32]
     bias: float
     config: LinearConfig
-    calibration: Calibration = Calibration()
+    calibration: Calibration = Calibration()  # noqa: RUF009 - frozen
 
     def log_odds(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Of each text, not calibrated."""
@@ -110,7 +110,9 @@ def _log_odds(weights: NDArray[np.float32], bias: float, features: Features) -> 
     return bias + totals / np.sqrt(np.maximum(sizes, 1))
 
 
-def train_linear(texts: Sequence[str], labels: Sequence[bool] | NDArray[np.bool_], config: LinearConfig) -> LinearClassifier:
+def train_linear(
+    texts: Sequence[str], labels: Sequence[bool] | NDArray[np.bool_], config: LinearConfig
+) -> LinearClassifier:
     """Fit the weights.
 
     Args:
@@ -123,7 +125,9 @@ def train_linear(texts: Sequence[str], labels: Sequence[bool] | NDArray[np.bool_
     """
     target = np.asarray(labels, dtype=bool).astype(np.float64)
     if not 0 < target.sum() < len(target):
-        raise UsageError(f"all {len(target)} labels are the same; a classifier needs both. Change positive_from or add data.")
+        raise UsageError(
+            f"all {len(target)} labels are the same; a classifier needs both. Change positive_from or add data."
+        )
     features = features_of(texts, config)
     weights = np.zeros(1 << config.bits, dtype=np.float64)
     squares = np.full(1 << config.bits, 1e-8)

@@ -4,8 +4,8 @@ The scale is additive: a point for each property, so that two readers who see th
 An answer counts when its last line is `Score: N`; anything else is no label. (Taking the first digit that turns up
 makes labels of refusals, dates and lists.)
 
-Source: the idea of additive scales: FineWeb-Edu (2406.17557), section 4; heads: The Llama 3 Herd of Models (2407.21783),
-section 3.1.1 (quality, code, reasoning).
+Source: the idea of additive scales: FineWeb-Edu (2406.17557), section 4; heads: The Llama 3 Herd of Models
+(2407.21783), section 3.1.1 (quality, code, reasoning).
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The `quality` step: a classifier scores documents; a threshold decides. The score is stored, so the threshold is cheap."""
+"""The `quality` step: a classifier scores documents; a threshold decides. The score is stored."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Classifiers on disk. A folder holds `classifier.json` and either the linear weights or a model of ours in `model/`."""
+"""Classifiers on disk. A folder holds `classifier.json` and either the linear weights or our own `model/`."""
 
 import functools
 import importlib
@@ -96,6 +96,8 @@ def open_classifier(folder: Path, opener: str = "") -> Classifier:
         weights = load_file(folder / _WEIGHTS)["weights"].astype(np.float32)
         return LinearClassifier(weights, float(card["bias"]), LinearConfig(**card["config"]), calibration)
     if not opener:
-        raise UsageError(f"{folder} is a {card['kind']} classifier; open it through `puna curate` or `puna quality apply`")
+        raise UsageError(
+            f"{folder} is a {card['kind']} classifier; open it through `puna curate` or `puna quality apply`"
+        )
     module, _, function = opener.partition(":")
     return getattr(importlib.import_module(module), function)(folder)

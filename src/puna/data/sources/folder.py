@@ -58,4 +58,4 @@ def read(config: FolderConfig, task: Task, report: Report) -> Iterator[Document]
             language = config.language
             if not language and config.domain == "code":
                 language = LANGUAGES.get(PurePosixPath(part).suffix.lower(), "")
-            yield Document(text, config.name, part, config.licence, language)
+            yield config.document(text, part, language=language, file=part)

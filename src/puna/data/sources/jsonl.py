@@ -30,10 +30,12 @@ class RecordFields(SourceConfig):
     """Field of the licence."""
     language_field: str = "language"
     """Field of the language."""
+    date_field: str = "date"
+    """Field of the capture's date, ISO 8601."""
     metadata_fields: tuple[str, ...] = ()
     """Fields to keep as metadata."""
 
-    def document(self, record: Any, address: str) -> Document:
+    def from_record(self, record: Any, file: str, number: int) -> Document:
         """A record as a document.
 
         Raises:
@@ -54,13 +56,15 @@ class RecordFields(SourceConfig):
         metadata: dict[str, Scalar] = {
             key: record[key] for key in self.metadata_fields if isinstance(record.get(key), (str, int, float, bool))
         }
-        return Document(
+        return self.document(
             text,
-            self.name,
-            word(self.url_field, address),
-            word(self.licence_field, self.licence),
-            word(self.language_field, self.language),
-            metadata,
+            word(self.url_field, f"{file}:{number}"),
+            licence=word(self.licence_field, ""),
+            language=word(self.language_field, ""),
+            date=word(self.date_field, ""),
+            file=file,
+            offset=number,
+            metadata=metadata,
         )
 
 
@@ -104,7 +108,7 @@ def _read_file(config: JsonlConfig, part: str, report: Report) -> Iterator[Docum
             if not line.strip():
                 continue
             try:
-                document = config.document(json.loads(line), f"{part}:{number}")
+                document = config.from_record(json.loads(line), part, number)
             except (ValueError, RecursionError) as error:
                 reason = "not UTF-8" if isinstance(error, UnicodeError) else "malformed line"
                 problem = Problem(part, reason, str(error), line=number)

@@ -42,6 +42,7 @@ def read(config: ParquetConfig, task: Task, report: Report) -> Iterator[Document
             continue
         with file:
             names = [config.text_field, config.url_field, config.licence_field, config.language_field]
+            names.append(config.date_field)
             names += config.metadata_fields
             columns = [name for name in file.schema_arrow.names if name in names]
             if config.text_field not in columns:
@@ -58,7 +59,7 @@ def read(config: ParquetConfig, task: Task, report: Report) -> Iterator[Document
                     records = []
                 for number, record in enumerate(records, start=first):
                     try:
-                        yield config.document(record, f"{part}:{number}")
+                        yield config.from_record(record, part, number)
                     except ValueError as error:
                         report(Problem(part, "malformed row", str(error), line=number))
                 first += rows

@@ -68,7 +68,7 @@ def _read_file(config: WarcConfig, part: str, report: Report) -> Iterator[Docume
                 return
             offset = record.stream_pos
             try:
-                document = _document(config, record)
+                document = _document(config, part, record)
             except Exception as error:  # as above: one page must not cost the others
                 report(Problem(part, "unreadable record", str(error) or type(error).__name__, offset=offset))
                 continue
@@ -91,7 +91,7 @@ def _check_end(path: Path, part: str, last_record: int, report: Report) -> None:
         pass
 
 
-def _document(config: WarcConfig, record: Any) -> Document | None:
+def _document(config: WarcConfig, part: str, record: Any) -> Document | None:
     is_html = (record.http_content_type or "").lower() in _HTML_TYPES
     is_text = record.headers.get("WARC-Type") == "conversion"
     if not is_html and not is_text:
@@ -111,5 +111,5 @@ def _document(config: WarcConfig, record: Any) -> Document | None:
         tree = parse.HTMLTree.parse_from_bytes(body, declared)
         text = plain.extract_plain_text(tree, main_content=config.extract == "main_content", alt_texts=True)
     url = record.headers.get("WARC-Target-URI", "").strip("<>") or record.record_id
-    metadata = {"warc_date": record.headers.get("WARC-Date", ""), "warc_offset": record.stream_pos}
-    return Document(text, config.name, url, config.licence, config.language, metadata) if text.strip() else None
+    date = record.headers.get("WARC-Date", "")
+    return config.document(text, url, file=part, offset=record.stream_pos, date=date) if text.strip() else None

@@ -10,24 +10,24 @@ Source: Rae et al., "Scaling Language Models: Methods, Analysis & Insights from 
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field
 
 from puna.data.document import Document
-from puna.data.filters.verdict import KEPT, FilterConfig, Verdict, above, below, first_no
+from puna.data.steps.step import Filter, Scores, StepConfig, Verdict, above, below, each, first_no
+from puna.data.words import words
 
 _BULLETS = ("•", "‣", "▪", "●", "◦", "- ", "* ", "– ")
 _ELLIPSES = ("...", "…")
 _ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
-class GopherQualityConfig(FilterConfig):
+class GopherQualityConfig(StepConfig):
     """Gopher's quality rules."""
 
     kind: Literal["gopher_quality"] = "gopher_quality"
-    """Which kind of filter this is."""
+    """Which kind of step this is."""
     min_words: int = 50
     """Fewest words."""
     max_words: int = 100_000
@@ -50,11 +50,11 @@ class GopherQualityConfig(FilterConfig):
     """Fewest different stop words."""
 
 
-class GopherRepetitionConfig(FilterConfig):
+class GopherRepetitionConfig(StepConfig):
     """Gopher's repetition rules; every value is the largest fraction allowed."""
 
     kind: Literal["gopher_repetition"] = "gopher_repetition"
-    """Which kind of filter this is."""
+    """Which kind of step this is."""
     max_duplicate_lines: float = 0.30
     """Of lines that repeat an earlier one."""
     max_duplicate_paragraphs: float = 0.30
@@ -63,81 +63,103 @@ class GopherRepetitionConfig(FilterConfig):
     """Of characters in such lines."""
     max_duplicate_paragraph_characters: float = 0.20
     """Of characters in such paragraphs."""
-    max_top_ngram: tuple[float, ...] = (0.20, 0.18, 0.16)
+    max_top_ngram: tuple[float, float, float] = (0.20, 0.18, 0.16)
     """Of characters in the most frequent n-gram, for n = 2, 3, 4."""
-    max_duplicate_ngrams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    max_duplicate_ngrams: tuple[float, float, float, float, float, float] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     """Of characters covered by repeated n-grams, for n = 5 ... 10."""
 
 
-def gopher_quality(document: Document, config: GopherQualityConfig) -> Verdict:
-    """Drops what does not look like running text."""
+def _quality(document: Document, config: GopherQualityConfig) -> Scores:
     text = document.text
-    words = text.split()
-    if not words:
-        return Verdict(False, "gopher_quality: too few words", 0)
+    found = words(text, document.language)
+    if not found:
+        return {"words": 0}
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    n = len(words)
-    mean_length = sum(map(len, words)) / n
-    ellipses = sum(text.count(mark) for mark in _ELLIPSES)
-    alphabetic = sum(1 for word in words if word.isalpha() or any(map(str.isalpha, word))) / n
-    bullets = sum(1 for line in lines if line.startswith(_BULLETS)) / len(lines)
-    trailing = sum(1 for line in lines if line.endswith(_ELLIPSES)) / len(lines)
-    name = "gopher_quality"
-    verdict = first_no(
+    n = len(found)
+    common = set(config.stop_words)
+    distinct = set(found)
+    plain = common & distinct
+    if len(plain) < len(common):
+        plain |= common & {word.strip(".,;:!?\"'()[]").lower() for word in distinct}
+    return {
+        "words": n,
+        "mean_word_length": sum(map(len, found)) / n,
+        "hash_ratio": text.count("#") / n,
+        "ellipsis_ratio": sum(text.count(mark) for mark in _ELLIPSES) / n,
+        "bullet_lines": sum(line.startswith(_BULLETS) for line in lines) / len(lines),
+        "ellipsis_lines": sum(line.endswith(_ELLIPSES) for line in lines) / len(lines),
+        "alphabetic_words": sum(word.isalpha() or any(map(str.isalpha, word)) for word in found) / n,
+        "stop_words": len(plain),
+    }
+
+
+def _judge_quality(scores: Scores, config: GopherQualityConfig) -> Verdict:
+    name, n = "gopher_quality", scores["words"]
+    if not n:
+        return below(f"{name}: too few words", 0, max(config.min_words, 1))
+    return first_no(
         below(f"{name}: too few words", n, config.min_words),
         above(f"{name}: too many words", n, config.max_words),
-        below(f"{name}: short words", mean_length, config.min_mean_word_length),
-        above(f"{name}: long words", mean_length, config.max_mean_word_length),
-        above(f"{name}: hash signs", text.count("#") / n, config.max_symbol_ratio),
-        above(f"{name}: ellipses", ellipses / n, config.max_symbol_ratio),
-        above(f"{name}: bullet lines", bullets, config.max_bullet_lines),
-        above(f"{name}: ellipsis lines", trailing, config.max_ellipsis_lines),
-        below(f"{name}: words without letters", alphabetic, config.min_alphabetic_words),
+        below(f"{name}: short words", scores["mean_word_length"], config.min_mean_word_length),
+        above(f"{name}: long words", scores["mean_word_length"], config.max_mean_word_length),
+        above(f"{name}: hash signs", scores["hash_ratio"], config.max_symbol_ratio),
+        above(f"{name}: ellipses", scores["ellipsis_ratio"], config.max_symbol_ratio),
+        above(f"{name}: bullet lines", scores["bullet_lines"], config.max_bullet_lines),
+        above(f"{name}: ellipsis lines", scores["ellipsis_lines"], config.max_ellipsis_lines),
+        below(f"{name}: words without letters", scores["alphabetic_words"], config.min_alphabetic_words),
+        below(f"{name}: few stop words", scores["stop_words"], config.min_stop_words),
     )
-    if not verdict.keep or config.min_stop_words == 0:
-        return verdict
-    plain = {word.strip(".,;:!?\"'()[]").lower() for word in words}
-    common = sum(1 for word in config.stop_words if word in plain)
-    return below(f"{name}: few stop words", common, config.min_stop_words)
 
 
-def gopher_repetition(document: Document, config: GopherRepetitionConfig) -> Verdict:
-    """Drops what says the same again and again."""
+def _repetition(document: Document, config: GopherRepetitionConfig) -> Scores:
     text = document.text.strip()
     if not text:
-        return KEPT
-    name = "gopher_repetition"
-    lines = [line for line in text.split("\n") if line.strip()]
-    paragraphs = [part for part in text.split("\n\n") if part.strip()]
-    for label, parts, most, most_characters in (
-        ("lines", lines, config.max_duplicate_lines, config.max_duplicate_line_characters),
-        ("paragraphs", paragraphs, config.max_duplicate_paragraphs, config.max_duplicate_paragraph_characters),
-    ):
+        return {}
+    scores: dict[str, float] = {}
+    for label, separator in (("line", "\n"), ("paragraph", "\n\n")):
+        parts = [part for part in text.split(separator) if part.strip()]
         repeats, characters = duplicates(parts)
-        verdict = first_no(
-            above(f"{name}: duplicate {label}", repeats / len(parts), most),
-            above(f"{name}: duplicate {label} characters", characters / len(text), most_characters),
-        )
-        if not verdict.keep:
-            return verdict
-    words = text.split()
-    lengths = list(map(len, words))
-    for n, limit in enumerate(config.max_top_ngram, start=2):
-        verdict = above(f"{name}: top {n}-gram", top_ngram_characters(words, n) / len(text), limit)
-        if not verdict.keep:
-            return verdict
-    for n, limit in enumerate(config.max_duplicate_ngrams, start=5):
-        covered = duplicate_ngram_characters(words, lengths, n) / len(text)
-        if covered > limit:
-            return above(f"{name}: duplicate {n}-grams", covered, limit)
-        # a repeated (n+1)-gram is made of repeated n-grams, so coverage can only fall as n grows
-        if covered <= min(config.max_duplicate_ngrams):
+        scores[f"duplicate_{label}s"] = repeats / len(parts)
+        scores[f"duplicate_{label}_characters"] = characters / len(text)
+    found = words(text, document.language)
+    ids: dict[str, int] = {}
+    numbers = [ids.setdefault(word, len(ids)) for word in found]
+    lengths = list(map(len, found))
+    for n in (2, 3, 4):
+        scores[f"top_{n}gram"] = top_ngram_characters(numbers, lengths, n) / len(text)
+    for n in range(5, 11):
+        covered = duplicate_ngram_characters(numbers, lengths, n)
+        scores[f"duplicate_{n}grams"] = covered / len(text)
+        if not covered:  # a repeated (n+1)-gram is made of repeated n-grams, so coverage can only fall as n grows
+            scores |= {f"duplicate_{k}grams": 0.0 for k in range(n + 1, 11)}
             break
-    return KEPT
+    return scores
+
+
+def _judge_repetition(scores: Scores, config: GopherRepetitionConfig) -> Verdict:
+    name = "gopher_repetition"
+    rules = [
+        ("duplicate lines", "duplicate_lines", config.max_duplicate_lines),
+        ("duplicate lines characters", "duplicate_line_characters", config.max_duplicate_line_characters),
+        ("duplicate paragraphs", "duplicate_paragraphs", config.max_duplicate_paragraphs),
+        (
+            "duplicate paragraphs characters",
+            "duplicate_paragraph_characters",
+            config.max_duplicate_paragraph_characters,
+        ),
+        *((f"top {n}-gram", f"top_{n}gram", limit) for n, limit in enumerate(config.max_top_ngram, start=2)),
+        *(
+            (f"duplicate {n}-grams", f"duplicate_{n}grams", limit)
+            for n, limit in enumerate(config.max_duplicate_ngrams, start=5)
+        ),
+    ]
+    return first_no(*(above(f"{name}: {rule}", scores.get(score, 0.0), limit) for rule, score, limit in rules))
 
 
 def duplicates(parts: Sequence[str]) -> tuple[int, int]:
     """How many parts repeat an earlier one, and the characters in them."""
+    if len(set(parts)) == len(parts):
+        return 0, 0
     seen: set[str] = set()
     repeats = characters = 0
     for part in parts:
@@ -148,26 +170,58 @@ def duplicates(parts: Sequence[str]) -> tuple[int, int]:
     return repeats, characters
 
 
-def top_ngram_characters(words: Sequence[str], n: int) -> int:
-    """Characters in all occurrences of the most frequent n-gram (the longest of equally frequent ones); 0 if unique."""
-    grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
+def top_ngram_characters(numbers: Sequence[int], lengths: Sequence[int], n: int) -> int:
+    """Characters in all occurrences of the most frequent n-gram (the longest of equally frequent ones); 0 if unique.
+
+    Args:
+        numbers: The words as numbers, equal words the same number.
+        lengths: Characters of each word.
+        n: Words in an n-gram.
+    """
+    grams = Counter(zip(*(numbers[i:] for i in range(n)), strict=False))
     most = max(grams.values(), default=0)
     if most < 2:
         return 0
-    return most * max(sum(map(len, gram)) for gram, count in grams.items() if count == most)
+    length = dict(zip(numbers, lengths, strict=True))
+    return most * max(sum(length[word] for word in gram) for gram, count in grams.items() if count == most)
 
 
-def duplicate_ngram_characters(words: Sequence[str], lengths: Sequence[int], n: int) -> int:
+def duplicate_ngram_characters(numbers: Sequence[int], lengths: Sequence[int], n: int) -> int:
     """Characters of the words that lie in an n-gram seen before, each word counted once."""
-    seen: set[tuple[str, ...]] = set()
-    spans: list[tuple[int, int]] = []
-    for at, gram in enumerate(zip(*(words[i:] for i in range(n)), strict=False)):
+    grams = list(zip(*(numbers[i:] for i in range(n)), strict=False))
+    if len(set(grams)) == len(grams):
+        return 0
+    seen: set[tuple[int, ...]] = set()
+    total = end = 0
+    for at, gram in enumerate(grams):
         if gram in seen:
-            if spans and spans[-1][1] >= at:
-                spans[-1] = (spans[-1][0], at + n)
-            else:
-                spans.append((at, at + n))
+            start = max(at, end)
+            end = at + n
+            total += sum(lengths[start:end])
         else:
             seen.add(gram)
-    assert all(a[1] < b[0] for a, b in pairwise(spans)), "spans overlap"
-    return sum(sum(lengths[start:stop]) for start, stop in spans)
+    return total
+
+
+GOPHER_QUALITY = Filter(
+    GopherQualityConfig,
+    each(_quality),
+    _judge_quality,
+    thresholds=(
+        "min_words",
+        "max_words",
+        "min_mean_word_length",
+        "max_mean_word_length",
+        "max_symbol_ratio",
+        "max_bullet_lines",
+        "max_ellipsis_lines",
+        "min_alphabetic_words",
+        "min_stop_words",
+    ),
+)
+GOPHER_REPETITION = Filter(
+    GopherRepetitionConfig,
+    each(_repetition),
+    _judge_repetition,
+    thresholds=tuple(name for name in GopherRepetitionConfig.model_fields if name.startswith("max_")),
+)

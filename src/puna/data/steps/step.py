@@ -22,10 +22,11 @@ a pure function of its arguments: no clock, no random state, no order of workers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError, model_validator
 
 from puna.core.config import Config
 from puna.data.document import Document, Scalar
@@ -56,6 +57,28 @@ class StepConfig(Config):
     """Domains of the sources that it looks at; none means all."""
     languages: tuple[str, ...] = ()
     """Languages of the documents that it looks at; none means all."""
+    by_language: Mapping[str, Mapping[str, Any]] = {}
+    """Other values of this step's fields for documents of a language: `{ de = { max_mean_word_length = 12 } }`."""
+
+    @model_validator(mode="after")
+    def _languages_fit(self) -> Self:
+        for language, values in self.by_language.items():
+            if reserved := {"kind", "by_language", "languages", "domains"} & set(values):
+                raise ValueError(f"by_language.{language} cannot set {', '.join(sorted(reserved))}")
+            try:
+                self.for_language(language)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise ValueError(f"by_language.{language}.{where}: {first['msg'].lower()}") from None
+        return self
+
+    def for_language(self, language: str) -> Self:
+        """The config as it is for documents of a language."""
+        if language not in self.by_language:
+            return self
+        values = {name: getattr(self, name) for name in type(self).model_fields if name != "by_language"}
+        return type(self).model_validate({**values, **self.by_language[language]})
 
     def applies(self, document: Document) -> bool:
         """Whether the document is this step's business."""

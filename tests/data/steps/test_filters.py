@@ -1,10 +1,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from puna.data.filters import FilterEntry, gopher, judge
 from pydantic import TypeAdapter
 
 from puna.data.document import Document
-from puna.data.filters import FilterEntry, gopher, judge
 from tests.reference import repetition as naive
 
 GOOD = (
