@@ -26,6 +26,7 @@ VERBS = {
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
+    "quality": "Label documents with a model, train quality classifiers.",
     "train": "Pretrain a model on packed shards.",
     "sft": "Fine-tune a model on dialogs.",
     "sample": "Sample answers and make preference pairs of them.",

@@ -29,7 +29,7 @@ from puna.data.dedup import earlier
 from puna.data.dedup.places import Places
 from puna.data.dedup.twins import Choice
 from puna.data.document import Document
-from puna.data.documents import list_column, read_arrow
+from puna.data.documents import list_column, numpy_column, read_arrow
 from puna.data.steps.step import Barrier, Decision, Question, StepConfig
 from puna.data.word_hashes import batches, mix, words_of
 
@@ -67,7 +67,8 @@ def features(documents: Sequence[Document], config: SubstringConfig) -> Mapping[
         for low, high in zip(words.first[:-1], words.first[1:], strict=True):
             hashes.append(short[low:high])
             starts.append(words.starts[low:high].astype(np.uint32))
-    return {"words": hashes, "starts": starts}
+    lengths = np.array([len(d.text) for d in documents], dtype=np.uint32)
+    return {"words": hashes, "starts": starts, "length": lengths}
 
 
 def run_hashes(words: NDArray[np.uint32], n: int) -> NDArray[np.uint64]:
@@ -209,6 +210,7 @@ def _cut(places: Places, part: int, windows: Path, n: int) -> Decision:
     """Spans of characters for each document of a part."""
     table = read_arrow(places.features[part])
     starts, offsets = list_column(table, "starts")
+    lengths = numpy_column(table, "length").astype(np.int64)
     count = table.num_rows
     rows = np.load(windows / f"repeated-{part:05d}.npy")
     rows[:, 0] -= places.starts[part]
@@ -220,7 +222,7 @@ def _cut(places: Places, part: int, windows: Path, n: int) -> Decision:
         own = starts[offsets[document] : offsets[document + 1]].astype(np.int64)
         breaks = np.flatnonzero(np.diff(places_here) > n) + 1
         spans = np.array([(run[0], run[-1] + n) for run in np.split(places_here, breaks)])
-        ends = np.append(own, np.iinfo(np.int64).max)  # past the last word: to the end of the text
+        ends = np.append(own, lengths[document])  # past the last word: to the end of the text
         cuts[document] = np.stack([own[spans[:, 0]], ends[spans[:, 1]]], axis=1)
         values[document] = float((spans[:, 1] - spans[:, 0]).sum()) / len(own)
     return Decision(np.ones(count, dtype=bool), ["kept"] * count, values, cuts=cuts)
