@@ -1,9 +1,9 @@
 """Any OpenAI-compatible endpoint as a `Generator`: another model labels, judges or answers as if it were loaded here.
 
 The endpoint renders its own chat format, so a dialog goes out as messages and a raw text as a user message. Such
-servers do not score given continuations, so `logprobs` is refused. Requests run a few at a time, are tried again after 429 and
-5xx with growing pauses, and end in an error that names the address. The key is read from the environment variable that
-the caller names and goes nowhere else.
+servers do not score given continuations, so `logprobs` is refused. Requests run a few at a time, are tried again after
+429 and 5xx with growing pauses, and end in an error that names the address. The key is read from the environment
+variable that the caller names and goes nowhere else.
 
 Source: the OpenAI API reference, "Create chat completion".
 """
