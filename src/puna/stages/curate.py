@@ -27,7 +27,7 @@ class CurateRecipe(data.CurateConfig, StageRecipe):
 
 def settings(recipe: CurateRecipe) -> data.CurateConfig:
     """The part of the recipe that decides the corpus."""
-    values = {name: getattr(recipe, name) for name in data.CurateConfig.model_fields}
+    values: dict[str, Any] = {name: getattr(recipe, name) for name in data.CurateConfig.model_fields}
     return data.CurateConfig(**values | {"steps": tuple(map(_with_opener, recipe.steps))})
 
 

@@ -81,7 +81,7 @@ def _threshold_row(threshold: float, probability: NDArray[np.float64], labels: N
     }
 
 
-def _both_sides(texts: Sequence[str], probability: NDArray[np.float64], n: int) -> dict[str, list[dict[str, Any]]]:
+def _both_sides(texts: list[str], probability: NDArray[np.float64], n: int) -> dict[str, list[dict[str, Any]]]:
     """The texts nearest to .5 on each side: where a threshold would be argued about."""
     order = np.argsort(np.abs(probability - 0.5), kind="stable").tolist()
     sides: dict[str, list[dict[str, Any]]] = {"below": [], "above": []}
