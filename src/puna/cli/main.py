@@ -26,6 +26,8 @@ VERBS = {
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
+    "quality": "Label documents with a model, train quality classifiers.",
+    "mix": "Show the data mix of a pretraining recipe and what it costs.",
     "train": "Pretrain a model on packed shards.",
     "sft": "Fine-tune a model on dialogs.",
     "sample": "Sample answers and make preference pairs of them.",

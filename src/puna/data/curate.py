@@ -37,7 +37,7 @@ from puna.data.passes import Pass, cut, source_key
 from puna.data.pool import Executor, executor
 from puna.data.sources import SourceEntry, tasks_of
 from puna.data.sources.task import Task
-from puna.data.steps import StepEntry
+from puna.data.steps.registry import StepEntry
 from puna.data.work import WORK, Work, link
 
 PRODUCTS = ("documents", "ledger", "dropped", "reports", "quarantine.jsonl", "README.md", "report.html")

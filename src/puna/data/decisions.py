@@ -22,7 +22,7 @@ from puna.data.documents import ArrowWriter, list_column, read_arrow
 from puna.data.ledger import alive_and_stored
 from puna.data.passes import NamedStep, Pass
 from puna.data.pool import Executor
-from puna.data.steps import STEPS
+from puna.data.steps.registry import STEPS
 from puna.data.steps.step import Barrier, Decision, Part, Question, StepConfig
 
 DONE = "done.json"

@@ -12,7 +12,7 @@ from puna.core import console
 from puna.data.corpus import FORMAT, Corpus
 from puna.data.passes import name_steps
 from puna.data.sources.task import SourceConfig, Task
-from puna.data.steps import STEPS
+from puna.data.steps.registry import STEPS
 from puna.data.steps.step import StepConfig
 
 BYTES_PER_TOKEN = 4.4  # English web text under a 128K vocabulary; other scripts and code differ

@@ -35,7 +35,7 @@ from puna.data.lines import write_lines
 from puna.data.passes import NamedStep, Pass
 from puna.data.sources import read_task
 from puna.data.sources.task import Problem, SourceConfig, Task
-from puna.data.steps import STEPS
+from puna.data.steps.registry import STEPS
 from puna.data.steps.step import Barrier, Edit, Filter, StepConfig, Verdict
 
 DONE = "task.json"

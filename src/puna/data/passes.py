@@ -19,7 +19,7 @@ from typing import Any
 
 from puna.core.config import as_dict
 from puna.data.sources.task import SourceConfig, Task
-from puna.data.steps import STEPS, kind_of
+from puna.data.steps.registry import STEPS, kind_of
 from puna.data.steps.step import Barrier, Filter, StepConfig
 
 FORMAT = "puna-curation/1"

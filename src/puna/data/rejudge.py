@@ -16,7 +16,7 @@ from puna.data.ledger import Ledger
 from puna.data.map_task import DONE, Job, count, empty_record
 from puna.data.passes import NamedStep
 from puna.data.sources.task import Task
-from puna.data.steps import STEPS
+from puna.data.steps.registry import STEPS
 from puna.data.steps.step import KEPT, Edit, Filter, Scores, Verdict
 from puna.data.work import link
 

@@ -27,7 +27,17 @@ class CurateRecipe(data.CurateConfig, StageRecipe):
 
 def settings(recipe: CurateRecipe) -> data.CurateConfig:
     """The part of the recipe that decides the corpus."""
-    return data.CurateConfig(**{name: getattr(recipe, name) for name in data.CurateConfig.model_fields})
+    values = {name: getattr(recipe, name) for name in data.CurateConfig.model_fields}
+    return data.CurateConfig(**values | {"steps": tuple(map(_with_opener, recipe.steps))})
+
+
+_OPENERS = {"semantic": "puna.stages.embedder:open_checkpoint", "quality": "puna.stages.quality_network:open_network"}
+"""Who opens models for steps of `data`, which knows no torch."""
+
+
+def _with_opener(step: Any) -> Any:
+    opener = _OPENERS.get(getattr(step, "kind", ""))
+    return step.model_copy(update={"opener": opener}) if opener and not step.opener else step
 
 
 def inputs(recipe: CurateRecipe) -> Mapping[str, Path]:

@@ -38,6 +38,9 @@ STAGES = {
     "sample": "puna.stages.sample",
     "dpo": "puna.stages.dpo",
     "eval": "puna.stages.evaluate",
+    "quality label": "puna.stages.quality_label",
+    "quality train": "puna.stages.quality_train",
+    "quality apply": "puna.stages.quality_apply",
     "report": "puna.stages.report",
 }
 """Where the stage of each verb lives; its module is imported when the verb is known."""
