@@ -145,7 +145,7 @@ def curate(
     if flow.work.finished():
         return Corpus.open(flow.folder)
     flow.begin()
-    run = executor(engine, workers)
+    run = executor(engine, workers, flow.planned.n_bytes)
     with StopRequest() as stop:
         for this in flow.planned.passes:
             flow.map(this, flow.planned.all_tasks, run, stop)

@@ -26,24 +26,31 @@ T = TypeVar("T")
 R = TypeVar("R")
 Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
+SMALL_BYTES = 4 << 20
 ATTEMPTS = 3  # of a task whose worker died
 
 
-def default_workers() -> int:
-    """Two, or the number of processors this process may use when that is less."""
-    return min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+def default_workers(n_bytes: int | None = None) -> int:
+    """Two, or the number of processors this process may use when that is less; one for little work.
+
+    Args:
+        n_bytes: Size of the work; a process costs a second to start, which small work does not give back.
+    """
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(2, processors, 1 if n_bytes is not None and n_bytes < SMALL_BYTES else 2)
 
 
-def executor(kind: Literal["local", "ray"], workers: int | None) -> Executor:
+def executor(kind: Literal["local", "ray"], workers: int | None, n_bytes: int | None = None) -> Executor:
     """What `curate` runs its tasks with: `run(function, items)` gives the results in the order of the items.
 
     Args:
         kind: Processes of this machine, or the Ray cluster that this machine belongs to (a local one without any).
         workers: Tasks at a time; None means `default_workers` here, and as many as there are processors on Ray.
+        n_bytes: Size of the work.
     """
     if kind == "ray":
         return partial(on_ray, workers=workers)
-    return partial(in_order, workers=workers or default_workers())
+    return partial(in_order, workers=workers or default_workers(n_bytes))
 
 
 def in_order(work: Callable[[T], R], tasks: Sequence[T], *, workers: int) -> Generator[R, None, None]:

@@ -177,7 +177,7 @@ def build_shards(
         raise MissingError(f"{corpus.path} has no documents in {', '.join(sources)}")
     need_free_space(folder, 2 * sum(sizes.values()))  # at two bytes of text a token; usually it is less
     todo = [task for task in tasks if not task.done(work).exists()]
-    workers = min(workers or default_workers(), max(1, len(todo)))
+    workers = min(workers or default_workers(sum(sizes.values())), max(1, len(todo)))
     # with one task at a time the encoder's own threads use the cores
     threads = default_workers() if workers == 1 else 1
     run = partial(_run_task, work, tokenizer, threads, config)

@@ -1,7 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from puna.data.filters import FilterEntry, gopher, judge
+from puna.data.steps import STEPS, StepEntry, gopher
+from puna.data.steps.step import KEPT
 from pydantic import TypeAdapter
 
 from puna.data.document import Document
@@ -15,8 +16,15 @@ GOOD = (
 
 
 def _verdict(text, *filters, domain="prose", language="en"):
-    configs = [TypeAdapter(FilterEntry).validate_python(values) for values in filters]
-    return judge(Document(text, "source", "url", language=language), configs, domain=domain)
+    document = Document(text, "source", "url", language=language, domain=domain)
+    for values in filters:
+        config = TypeAdapter(StepEntry).validate_python(values)
+        if config.applies(document):
+            config, step = config.for_language(language), STEPS[values["kind"]]
+            verdict = step.judge(step.measure([document], config)[0], config)
+            if not verdict.keep:
+                return verdict
+    return KEPT
 
 
 @pytest.mark.parametrize(
@@ -65,8 +73,9 @@ _words = st.lists(st.sampled_from(["a", "bb", "ccc", "dd"]), max_size=40)
 
 @given(_words, st.integers(2, 6))
 def test_ngram_measures_equal_their_naive_twins(words, n):
-    assert gopher.top_ngram_characters(words, n) == naive.top_ngram_characters(words, n)
-    covered = gopher.duplicate_ngram_characters(words, [len(w) for w in words], n)
+    lengths = [len(w) for w in words]
+    assert gopher.top_ngram_characters(words, lengths, n) == naive.top_ngram_characters(words, n)
+    covered = gopher.duplicate_ngram_characters(words, lengths, n)
     assert covered == naive.duplicate_ngram_characters(words, n)
     # what lets the filter stop early: coverage can only fall as n grows
     assert naive.duplicate_ngram_characters(words, n + 1) <= covered
@@ -88,7 +97,7 @@ def test_code_shape_names_the_rule_that_dropped(text, reason):
 
 
 def test_binary_data_is_not_text():
-    assert _verdict("\x00\x01\x02 text", {"kind": "non_text"}).reason == "non_text"
+    assert _verdict("\x00\x01\x02 text", {"kind": "non_text"}).reason == "non_text: control characters"
     assert (
         _verdict("Tab\tand\nline ends\r\nare text, so is é, and one \ufffd in many" * 4, {"kind": "non_text"}).keep
         is False
@@ -107,3 +116,10 @@ def test_the_first_no_decides_and_filters_keep_to_their_domains_and_languages():
     assert _verdict("x", short | {"domains": ["code"]}).keep
     assert _verdict("x", short | {"languages": ["de"]}).keep
     assert not _verdict("x", short | {"domains": ["prose"], "languages": ["en"]}).keep
+
+
+def test_a_language_can_have_its_own_thresholds():
+    german = {"kind": "gopher_quality", "by_language": {"de": {"stop_words": ["und", "die", "der"], "min_words": 5}}}
+    text = "Die Ziege und der Wolf gingen gemeinsam zum Brunnen im Tal."
+    assert _verdict(text, german, language="de").keep
+    assert _verdict(text, german, language="en").reason == "gopher_quality: too few words"
