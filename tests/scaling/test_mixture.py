@@ -53,7 +53,7 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(UsageError, match="positive"):
         fit_mixing_law(mixes, losses - 99, domains="abcd", targets="xy")
     law = fit_mixing_law(mixes, losses, domains="abcd", targets="xy")
-    with pytest.raises(UsageError, match="add up to 0.40"):
+    with pytest.raises(UsageError, match=r"add up to 0\.40"):
         best_mix(law, prior=np.ones(4), caps=np.full(4, 0.1))
 
 

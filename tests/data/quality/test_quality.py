@@ -19,7 +19,7 @@ from tests.evaluate.fake_generator import FakeGenerator
 def _documents(n=40):
     rng = random.Random(0)
     good, bad = ["theorem", "because", "therefore", "history", "century"], ["click", "buy", "now", "free", "win"]
-    texts = [" ".join(rng.choices(good if i % 2 else bad, k=30) + [f"n{i}"]) for i in range(n)]
+    texts = [" ".join([*rng.choices(good if i % 2 else bad, k=30), f"n{i}"]) for i in range(n)]
     return [Document(t, "a" if i % 4 < 2 else "b", f"u{i}", language="en") for i, t in enumerate(texts)]
 
 

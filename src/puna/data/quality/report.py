@@ -1,7 +1,7 @@
 """What a classifier is worth and what it would do: figures on unseen labels, keep-rates, texts on both sides."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
