@@ -2,11 +2,11 @@
 
     python benchmarks/dedup.py --quick --json --peer-python /path/to/venv/bin/python
 
-Documents of Zipf-distributed words, with near copies planted at known true similarity. Recall counts planted pairs of at
-least .8; precision counts removals whose twin really is that similar. The speed is that of signatures (normalise,
-shingle, hash, 14 bands of 8) in documents per CPU second, since that is where MinHash spends its time, and ours besides
-for the whole step, candidates and true similarity included. The peers run in an interpreter of their own, right after, on
-the same texts; where it is not given, they are skipped. `--data` adds a published set with known plagiarism.
+Documents of Zipf-distributed words, with near copies planted at known true similarity. Recall counts planted pairs of
+at least .8; precision counts removals whose twin really is that similar. The speed is that of signatures (normalise,
+shingle, hash, 14 bands of 8) in documents per CPU second, where MinHash spends its time, and for ours that of the whole
+step, too, candidates and true similarity included. The peers run in an interpreter of their own, right after, on the
+same texts; where it is not given, they are skipped. `--data` adds a published set with known plagiarism.
 """
 
 import argparse
@@ -35,7 +35,8 @@ DATATROVE = """
 import json, sys, time
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 from datatrove.utils.typeshelper import Languages
-step = MinhashDedupSignature("unused", config=MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8), language=Languages.english)
+config = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8)
+step = MinhashDedupSignature("unused", config=config, language=Languages.english)
 texts = json.load(open(sys.argv[1]))[: int(sys.argv[2])]
 step.get_signature(step.get_shingles(texts[0]))
 start = time.process_time()
