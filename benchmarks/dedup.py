@@ -163,8 +163,8 @@ def passages(n: int, rng: random.Random, lines: list[str]) -> float:
     found = sum(cuts[max(pair)] is not None and cuts[min(pair)] is None for pair in pairs)
     extra = sum(c is not None for c in cuts) - found
     lines.append(
-        f"substring: {found} of {len(pairs)} planted spans of 50 words found, {extra} others; {rate:,.0f} documents per "
-        "CPU second"
+        f"substring: {found} of {len(pairs)} planted spans of 50 words found, {extra} others; {rate:,.0f} documents "
+        "per CPU second"
     )
     return found / len(pairs)
 

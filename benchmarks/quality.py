@@ -3,8 +3,8 @@
     python benchmarks/quality.py --quick --json
 
 Three questions: is a passage from an encyclopedia or from a crawl (`quality`), is a message spam, is a comment toxic.
-Equal texts are never on both sides of a split. Pages are split by page: of ten Wikipedia and crawl pages, each fold holds
-one of each out, so that a classifier cannot know a page by its subject. Every figure is of texts that were not seen.
+Equal texts are never on both sides of a split. Pages are split by page: each fold holds one Wikipedia page and a share
+of the crawl pages out, so that no page is known by its subject. Every figure is of texts that were not seen.
 `--data` names the folder with the labelled files; without it there is nothing to measure.
 """
 
@@ -33,8 +33,7 @@ PASSAGE_WORDS = 120
 def network_config(steps: int, rows: int, length: int) -> NetworkConfig:
     """The recipe's small transformer, for so many steps."""
     train = NetworkConfig().train.model_dump() | {"steps": steps, "log_every_steps": steps, "save_every_seconds": 1e9}
-    config = NetworkConfig(vocab_size=2048, rows=rows, sequence_length=length, train=TrainConfig.model_validate(train))
-    return config
+    return NetworkConfig(vocab_size=2048, rows=rows, sequence_length=length, train=TrainConfig.model_validate(train))
 
 
 def spam(data: Path) -> list[Example]:

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from puna.core.errors import CorruptError, MissingError, PunaError, UsageError
+from puna.core.errors import CorruptError, MissingError, PromptTooLongError, PunaError, UsageError
 from puna.data.document import Document
 from puna.data.quality.calibrate import Calibration, auc, calibration_error, fit_calibration
 from puna.data.quality.label import LABELS, LabelConfig, agreement, label, read_labels, sample
@@ -95,6 +95,18 @@ def test_an_unreadable_answer_is_asked_for_again_and_too_many_end_the_run(tmp_pa
     assert len({s.seed for s in generator.samplings}) == len(generator.samplings)
     with pytest.raises(PunaError, match="could not be read"):
         label(FakeGenerator(lambda p: "hello"), _documents(), LabelConfig(), tmp_path / "b")
+
+
+def test_texts_are_cut_until_they_fit_the_context(tmp_path):
+    class Narrow(FakeGenerator):
+        def complete(self, prompts, sampling):
+            longest = max(len(p.messages[-1].content) for p in prompts)
+            if longest > 120:
+                raise PromptTooLongError(longest, 120)
+            return super().complete(prompts, sampling)
+
+    label(Narrow(_score), _documents(8), LabelConfig(), tmp_path)
+    assert 60 < max(len(one.text) for one in read_labels(tmp_path / LABELS)) <= 120
 
 
 def test_labels_by_likelihood_take_the_likeliest_score(tmp_path):
