@@ -24,8 +24,7 @@ from puna.data.quality.calibrate import auc, figures, fit_calibration
 from puna.data.quality.labelled import Example, split, texts_and_labels
 from puna.data.quality.linear import LinearConfig, train_linear
 from puna.stages.quality_network import train_network
-from puna.stages.quality_train import NetworkConfig
-from puna.train.config import TrainConfig
+from puna.stages.quality_train import NetworkConfig, NetworkTrainConfig
 
 PASSAGE_WORDS = 120
 
@@ -33,7 +32,9 @@ PASSAGE_WORDS = 120
 def network_config(steps: int, rows: int, length: int) -> NetworkConfig:
     """The recipe's small transformer, for so many steps."""
     train = NetworkConfig().train.model_dump() | {"steps": steps, "log_every_steps": steps, "save_every_seconds": 1e9}
-    return NetworkConfig(vocab_size=2048, rows=rows, sequence_length=length, train=TrainConfig.model_validate(train))
+    return NetworkConfig(
+        vocab_size=2048, rows=rows, sequence_length=length, train=NetworkTrainConfig.model_validate(train)
+    )
 
 
 def spam(data: Path) -> list[Example]:
@@ -58,7 +59,7 @@ def pages(data: Path) -> list[tuple[str, bool, list[str]]]:
         passages = [" ".join(words[i : i + PASSAGE_WORDS]) for i in range(0, max(1, len(words)), PASSAGE_WORDS)]
         found.append((path.name, path.name.startswith("wikipedia"), passages[:60]))
     for path in sorted(data.glob("dolma-cc_en_head-*.jsonl.gz")):
-        for number, line in enumerate(gzip.open(path, "rt", encoding="utf-8")):
+        for number, line in enumerate(gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()):
             words = json.loads(line)["text"].split()
             passages = [" ".join(words[i : i + PASSAGE_WORDS]) for i in range(0, max(1, len(words)), PASSAGE_WORDS)]
             found.append((f"{path.name}:{number}", False, passages[:20]))
