@@ -26,6 +26,7 @@ VERBS = {
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
+    "data": "Look into a corpus.",
     "quality": "Label documents with a model, train quality classifiers.",
     "mix": "Show the data mix of a pretraining recipe and what it costs.",
     "train": "Pretrain a model on packed shards.",
