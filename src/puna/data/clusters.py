@@ -1,4 +1,4 @@
-"""What a deduplication put together: the groups of a step's report with their texts, to look at before a threshold moves.
+"""What a deduplication put together: the groups of a report with their texts, to look at before a threshold moves.
 
 The largest groups say what the step lives on (boilerplate, mirrors, a bad threshold); the weakest pairs say whether
 `min_similarity` is too low: read some of them, and raise it where they are no copies.
