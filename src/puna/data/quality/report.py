@@ -143,6 +143,11 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     if "test" in report:
         rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in report["test"].items()]
         console.table(f"{report['kind']} classifier {folder}, on unseen labels", ["figure", "value"], rows)
+        groups = [
+            (name, row["n"], "-" if row["auc"] is None else f"{row['auc']:.3f}")
+            for name, row in report["groups"].items()
+        ]
+        console.table("by source and language", ["group", "texts", "auc"], groups)
         columns = ["threshold", "kept", "precision", "recall"]
         cells = [[f"{r[c]:.2f}" if r[c] is not None else "-" for c in columns] for r in report["thresholds"]]
         console.table("what a threshold would do", columns, cells)
