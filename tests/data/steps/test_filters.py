@@ -1,11 +1,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from puna.data.steps import STEPS, StepEntry, gopher
-from puna.data.steps.step import KEPT
 from pydantic import TypeAdapter
 
 from puna.data.document import Document
+from puna.data.steps import gopher
+from puna.data.steps.registry import STEPS, StepEntry
+from puna.data.steps.step import KEPT
 from tests.reference import repetition as naive
 
 GOOD = (
