@@ -51,7 +51,9 @@ def check_puna(words):
 
             plan_pipeline(recipes.find_recipe(recipe), overrides)
         else:
-            showing.resolve(recipes.find_recipe(recipe), overrides, None if path in (["show"], ["mix"]) else " ".join(path))
+            showing.resolve(
+                recipes.find_recipe(recipe), overrides, None if path in (["show"], ["mix"]) else " ".join(path)
+            )
 
 
 @pytest.mark.parametrize(("block", "line"), LINES, ids=[f"{b}-{i}" for i, (b, _) in enumerate(LINES)])

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from puna.core import console
 from puna.core.run_folder import RunFolder
 from puna.data import curate as data
+from puna.data.places import is_remote
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 _SHOWN_PROBLEMS = 5
@@ -47,6 +48,8 @@ def inputs(recipe: CurateRecipe) -> Mapping[str, Path]:
         for i, entry in enumerate(entries):
             for name in type(entry).model_fields:
                 value: Any = getattr(entry, name)
+                if name == "path" and isinstance(value, str) and not is_remote(value):
+                    value = Path(value)
                 if isinstance(value, Path):
                     found[f"{group}.{i}.{name}"] = value
     return found

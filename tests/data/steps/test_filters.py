@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from puna.data.document import Document
-from puna.data.steps import STEPS, StepEntry, gopher
+from puna.data.steps import gopher
+from puna.data.steps.registry import STEPS, StepEntry
 from puna.data.steps.step import KEPT
 from tests.reference import repetition as naive
 

@@ -10,7 +10,23 @@ from pydantic import Field
 from puna.data import decontaminate
 from puna.data.dedup import minhash, semantic, substring, url
 from puna.data.quality import step as quality
-from puna.data.steps import code, exact, gopher, text
+from puna.data.steps import (
+    bad_words,
+    c4,
+    code,
+    divergence,
+    exact,
+    fineweb,
+    gopher,
+    language,
+    line_dedup,
+    line_repetition,
+    pii,
+    refinedweb,
+    rights,
+    text,
+    url_list,
+)
 from puna.data.steps.step import Step, StepConfig
 
 StepEntry = Annotated[
@@ -19,6 +35,19 @@ StepEntry = Annotated[
     | gopher.GopherQualityConfig
     | gopher.GopherRepetitionConfig
     | code.CodeShapeConfig
+    | url_list.UrlListConfig
+    | language.LanguageConfig
+    | language.LanguageConfidenceConfig
+    | c4.C4Config
+    | fineweb.FineWebConfig
+    | refinedweb.RefinedWebConfig
+    | line_repetition.LineRepetitionConfig
+    | bad_words.BadWordsConfig
+    | pii.PiiConfig
+    | rights.LicenceConfig
+    | rights.OptOutConfig
+    | line_dedup.LineDedupConfig
+    | divergence.DivergenceConfig
     | exact.ExactConfig
     | url.UrlConfig
     | minhash.MinhashConfig
@@ -35,6 +64,19 @@ STEPS: dict[str, Step] = {
     "gopher_quality": gopher.GOPHER_QUALITY,
     "gopher_repetition": gopher.GOPHER_REPETITION,
     "code_shape": code.CODE_SHAPE,
+    "url_list": url_list.URL_LIST,
+    "language": language.LANGUAGE,
+    "language_confidence": language.LANGUAGE_CONFIDENCE,
+    "c4": c4.C4,
+    "fineweb": fineweb.FINEWEB,
+    "refinedweb": refinedweb.REFINEDWEB,
+    "line_repetition": line_repetition.LINE_REPETITION,
+    "bad_words": bad_words.BAD_WORDS,
+    "pii": pii.PII,
+    "licence": rights.LICENCE,
+    "opt_out": rights.OPT_OUT,
+    "line_dedup": line_dedup.LINE_DEDUP,
+    "divergence": divergence.DIVERGENCE,
     "exact": exact.EXACT,
     "url": url.URL,
     "minhash": minhash.MINHASH,
