@@ -9,6 +9,7 @@ from puna.core.errors import MissingError, UsageError
 from puna.data.clusters import clusters
 from puna.data.corpus import Corpus
 from puna.data.curate import CurateConfig, curate
+from puna.stages.page.clusters import sections
 
 WORDS = [f"word{i}" for i in range(120)]
 
@@ -79,3 +80,13 @@ def test_the_verb_prints_clusters_and_ends_with_the_right_code(corpus, tmp_path,
     assert main.run(["data", "clusters", str(tmp_path)]) == 3
     assert "not a finished corpus" in capfd.readouterr().err
     assert Corpus.open(corpus.path).sources == ["pages"]
+
+
+def test_the_page_shows_groups_and_pairs_with_their_texts_escaped(tmp_path):
+    texts = ["<b>" + _text("a"), "<b>" + _text("a", 3), "<b>" + _text("a", 50), _text("b")]
+    corpus = _curate(tmp_path / "c", texts, [{"kind": "minhash"}])
+    (section,) = sections(corpus)
+    assert section.title == "Copies that 01-minhash put together"
+    assert "Largest: 3 documents" in section.body and "Weakest: 3 documents" in section.body
+    assert "&lt;b&gt;aword0" in section.body and "<b>" not in section.body
+    assert sections(_curate(tmp_path / "u", [_text("a")], [{"kind": "minhash"}])) == []

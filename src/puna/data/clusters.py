@@ -102,7 +102,7 @@ def _of_step(corpus: Corpus, step: str, order: Order, count: int, members: int) 
     table = pa.Table.from_batches(batches)
     groups = table.group_by("kept").aggregate([("similarity", "min"), ("similarity", "count")])
     sizes, least = groups["similarity_count"].to_numpy(), groups["similarity_min"].to_numpy()
-    ids = np.array(groups["kept"].to_pylist(), dtype=object)
+    ids = groups["kept"].to_pylist()
     keys = (ids, least, -sizes) if order == "largest" else (ids, -sizes, least)
     found = []
     for place in np.lexsort(keys)[:count].tolist():

@@ -221,7 +221,7 @@ class _Flow:
             work = partial(rejudge.run_task, job, stored)
         else:
             work = partial(run_task, job)
-        results = iter(run(work, todo))
+        results = run(work, todo)
         with (
             console.progress(f"pass {this.index}", total=sum(t.n_bytes for t in todo), unit="bytes") as bar,
             closing(results),

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -24,7 +24,7 @@ from puna.core.errors import PunaError, need
 
 T = TypeVar("T")
 R = TypeVar("R")
-Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Generator[Any, None, None]]
 
 SMALL_BYTES = 4 << 20
 ATTEMPTS = 3  # of a task whose worker died
