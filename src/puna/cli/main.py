@@ -28,6 +28,7 @@ VERBS = {
     "curate": "Turn sources into a clean, deduplicated corpus.",
     "quality": "Label documents with a model, train quality classifiers.",
     "mix": "Show the data mix of a pretraining recipe and what it costs.",
+    "data": "Look at corpora and shards: what was dropped, why, where from.",
     "train": "Pretrain a model on packed shards.",
     "sft": "Fine-tune a model on dialogs.",
     "sample": "Sample answers and make preference pairs of them.",
