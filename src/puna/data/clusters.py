@@ -6,7 +6,7 @@ The largest groups say what the step lives on (boilerplate, mirrors, a bad thres
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -86,16 +86,20 @@ def clusters(
     wanted = [name for name in there if step in (None, name, name.partition("-")[2])]
     if not wanted:
         raise UsageError(f"{corpus.path} has no clusters of a step {step!r}; it has them of {', '.join(there)}")
-    found = [bare for name in wanted for bare in _of_step(corpus, name, order, count, members)]
-    ids = {member.id for cluster in found for member in (cluster.kept, *cluster.gone)}
-    texts = _texts(corpus, ids)
+    return with_texts(corpus, [c for name in wanted for c in without_texts(corpus, name, order, count, members)])
+
+
+def with_texts(corpus: Corpus, found: Sequence[Cluster]) -> list[Cluster]:
+    """The same clusters with their texts; one look through the ids of the corpus for all of them."""
+    texts = _texts(corpus, {member.id for cluster in found for member in (cluster.kept, *cluster.gone)})
     return [
         Cluster(c.step, c.size, _with_text(c.kept, texts), [_with_text(member, texts) for member in c.gone])
         for c in found
     ]
 
 
-def _of_step(corpus: Corpus, step: str, order: Order, count: int, members: int) -> list[Cluster]:
+def without_texts(corpus: Corpus, step: str, order: Order, count: int, members: int) -> list[Cluster]:
+    """Clusters of the step of that name, their texts still empty; arguments as in `clusters`."""
     batches = list(read_batches(corpus.path / "reports" / step / CLUSTERS))
     if not any(batch.num_rows for batch in batches):
         return []
@@ -120,12 +124,18 @@ def _texts(corpus: Corpus, ids: Collection[str]) -> dict[str, str]:
     kept = [path for source in corpus.sources for path in corpus.files(source)]
     found: dict[str, str] = {}
     for path in [*kept, *corpus.dropped()]:
-        for batch in read_batches(path, ["id", "text"]):
-            rows = pa.Table.from_batches([batch]).filter(pc.field("id").isin(wanted))
-            found |= dict(zip(rows.column("id").to_pylist(), rows.column("text").to_pylist(), strict=True))
         if len(found) == len(ids):
             break
+        if not any(pc.call_function("any", [_among(batch, wanted)]).as_py() for batch in read_batches(path, ["id"])):
+            continue
+        for batch in read_batches(path, ["id", "text"]):
+            rows = batch.filter(_among(batch, wanted))
+            found |= dict(zip(rows.column("id").to_pylist(), rows.column("text").to_pylist(), strict=True))
     return found
+
+
+def _among(batch: pa.RecordBatch, wanted: pa.Array) -> Any:
+    return pc.call_function("is_in", [batch.column("id")], pc.SetLookupOptions(wanted))
 
 
 def _with_text(member: Member, texts: Mapping[str, str]) -> Member:

@@ -1,13 +1,17 @@
 """`puna curate`: sources -> filters, edits, barriers -> a sealed corpus, with its funnel printed at the end."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from puna.core import console
+from puna.core.files import atomic_open
 from puna.core.run_folder import RunFolder
 from puna.data import curate as data
+from puna.data.corpus import Corpus
 from puna.data.places import is_remote
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
@@ -67,15 +71,31 @@ def plan(recipe: CurateRecipe) -> Sequence[PlanRow]:
     return [*rows, ("disk", console.short_bytes(planned.disk_bytes))]
 
 
+def write_pages(title: str, corpus: Corpus) -> None:
+    """Write the data card and the page into a corpus that is about to be sealed."""
+    from puna.data.card import card
+    from puna.stages.page import curation
+
+    for name, text in (("README.md", card(corpus.manifest, title=title)), ("report.html", curation.page(corpus))):
+        with atomic_open(corpus.path / name) as file:
+            file.write(text)
+
+
 def run(recipe: CurateRecipe, folder: RunFolder) -> None:
     """Make the corpus and show its funnel."""
     from puna.data.funnel import funnel
 
     corpus = data.curate(
-        settings(recipe), folder.path, workers=recipe.workers, engine=recipe.engine, reuse=recipe.reuse
+        settings(recipe),
+        folder.path,
+        workers=recipe.workers,
+        engine=recipe.engine,
+        reuse=recipe.reuse,
+        finishing=partial(write_pages, recipe.name or "Corpus"),
     )
     columns = ["step", "documents", "bytes", "tokens, about", "top reasons"]
     console.table(f"corpus {folder.path}", columns, funnel(corpus))
+    console.say(f"page: {folder.path / 'report.html'}")
     quarantine = folder.path / "quarantine.jsonl"
     problems = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]
     for problem in problems[:_SHOWN_PROBLEMS]:
@@ -83,6 +103,31 @@ def run(recipe: CurateRecipe, folder: RunFolder) -> None:
         console.warn(f"could not be read: {place}: {problem['reason']}: {problem['detail']}")
     if len(problems) > _SHOWN_PROBLEMS:
         console.warn(f"{len(problems) - _SHOWN_PROBLEMS} more could not be read; all are in {quarantine}")
+
+
+def slurm_script(recipe: Path, overrides: Sequence[str], *, n_passes: int, parts: int) -> str:
+    """A shell script that submits a curation to Slurm: an array job for each pass, each after the one before it.
+
+    Args:
+        recipe: The recipe's file.
+        overrides: `key=value` of the command line.
+        n_passes: Passes of the recipe.
+        parts: Jobs of each array.
+    """
+    words = shlex.join([str(recipe), *overrides])
+    lines = [
+        "#!/bin/bash",
+        "# Submits the curation of a corpus; any job can be killed and submitted again.",
+        "set -e",
+    ]
+    before = ""
+    for index in range(n_passes):
+        work = f"puna data part {words} --index {index} --part $SLURM_ARRAY_TASK_ID --parts {parts}"
+        options = f"--parsable --array=0-{parts - 1} --cpus-per-task=1{before}"
+        lines.append(f"job{index}=$(sbatch {options} --wrap={shlex.quote(work)})")
+        before = f" --dependency=afterok:$job{index}"
+    lines.append(f"sbatch{before} --wrap={shlex.quote(f'puna curate {words}')}")
+    return "\n".join(lines) + "\n"
 
 
 STAGE = Stage(

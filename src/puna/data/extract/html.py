@@ -6,6 +6,7 @@ Neither keeps markdown markers: Llama 3 (arXiv:2407.21783, section 3.1.1) found 
 text. Rights that a page declares (`robots`, `tdm-reservation`, `rel="license"`) are returned beside the text.
 """
 
+import codecs
 import re
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ def extract(html: bytes, charset: str, extractor: Extractor) -> dict[str, Any]:
     rights = declared_rights(html[:_HEAD_BYTES], html)
     parse = need("resiliparse.parse.html", extra="data")
     encoding = need("resiliparse.parse.encoding", extra="data")
-    chosen = charset or encoding.detect_encoding(html, from_html_meta=True)
+    chosen = known_charset(charset) or encoding.detect_encoding(html, from_html_meta=True)
     if extractor.startswith("trafilatura"):
         trafilatura = need("trafilatura", extra="data")
         page = encoding.bytes_to_str(html, chosen)
@@ -66,6 +67,15 @@ def extract(html: bytes, charset: str, extractor: Extractor) -> dict[str, Any]:
         tree, preserve_formatting=True, main_content=main, list_bullets=False, alt_texts=True, noscript=False
     )
     return {"text": text, **rights}
+
+
+def known_charset(name: str) -> str:
+    """A declared charset if there is such a codec, else ""; servers write anything there."""
+    try:
+        codecs.lookup(name.partition(",")[0].strip())
+    except (LookupError, ValueError):
+        return ""
+    return name.partition(",")[0].strip()
 
 
 def _write_out_math(tree: Any) -> None:

@@ -73,6 +73,23 @@ def read_records(open_file: Callable[[], BinaryIO], trouble: Trouble, *, max_byt
     yield from _read(open_file, trouble, max_bytes)
 
 
+def record_at(open_file: Callable[[], BinaryIO], offset: int) -> Record:
+    """The record that begins at an offset which `read_records` gave.
+
+    Raises:
+        OSError: There is none.
+    """
+    warc = need("fastwarc.warc", extra="data")
+    with open_file() as file:
+        packed = file.read(3) == b"\x1f\x8b\x08" and _one_member(open_file)
+    with gzip.GzipFile(fileobj=open_file()) if packed else open_file() as stream:
+        stream.seek(offset)
+        for record in warc.ArchiveIterator(stream, parse_http=False):
+            headers = {name.lower(): value for name, value in record.headers.items()}
+            return Record(offset, headers.get("warc-type", ""), headers, record.reader.read())
+    raise OSError(f"no record at offset {offset}")
+
+
 def _read(open_file: Callable[[], BinaryIO], trouble: Trouble, max_bytes: int) -> Iterator[Record]:
     warc = need("fastwarc.warc", extra="data")
     start: int | None = 0

@@ -1,6 +1,6 @@
 """What the deduplications of a corpus put together, on its page: the largest groups and the weakest pairs, to read."""
 
-from puna.data.clusters import Cluster, Member, Order, clusters, steps_with_clusters
+from puna.data.clusters import Cluster, Member, Order, steps_with_clusters, with_texts, without_texts
 from puna.data.corpus import Corpus
 from puna.stages.page import html
 from puna.stages.page.html import Section
@@ -11,16 +11,14 @@ _TITLES: dict[Order, str] = {"largest": "Largest", "weakest": "Weakest"}
 
 def sections(corpus: Corpus) -> list[Section]:
     """One section for each step that found copies; none where there are none."""
-    found = []
-    for step in steps_with_clusters(corpus):
-        body = "".join(
-            _cluster(title, cluster)
-            for order, title in _TITLES.items()
-            for cluster in clusters(corpus, step, order=order, count=_SHOWN, members=_MEMBERS)
-        )
-        if body:
-            found.append(Section(f"clusters-{step}", f"Copies that {step} put together", body))
-    return found
+    looks = [(step, order) for step in steps_with_clusters(corpus) for order in _TITLES]
+    bare = [
+        (order, cluster) for step, order in looks for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
+    ]
+    bodies: dict[str, str] = {}
+    for (order, _), cluster in zip(bare, with_texts(corpus, [cluster for _, cluster in bare]), strict=True):
+        bodies[cluster.step] = bodies.get(cluster.step, "") + _cluster(_TITLES[order], cluster)
+    return [Section(f"clusters-{step}", f"Copies that {step} put together", body) for step, body in bodies.items()]
 
 
 def _cluster(title: str, cluster: Cluster) -> str:
