@@ -33,6 +33,7 @@ ROOMS = {
     "model": "the transformer, its sizes, its layout for packed documents, its cache",
     "evaluate": "tasks and scores with intervals",
     "data": "sources, filters, shards, the loader",
+    "scaling": "laws fitted on small runs",
     "checkpoint": "models as folders that other tools open",
     "planner": "time and memory of a training layout, by arithmetic; the search over layouts",
     "serve": "the OpenAI-compatible server and the terminal chat",

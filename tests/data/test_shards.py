@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(corpus, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_shards(corpus, _Bytes(fail_at=3), tmp_path / "killed")
     tokenizer = _Bytes()
-    build_shards(corpus, tokenizer, tmp_path / "killed", threads=3)
+    build_shards(corpus, tokenizer, tmp_path / "killed")
     assert verify(tmp_path / "killed") == verify(tmp_path / "whole")
     assert tokenizer.calls == len(corpus.files("words")) - 2
     again = _Bytes()
@@ -138,10 +139,7 @@ def test_spans_of_documents_are_right_across_shards(tmp_path):
 
 def test_a_damaged_corpus_file_is_named(corpus, tmp_path):
     copy = tmp_path / "corpus"
-    copy.mkdir()
-    for path in corpus.path.iterdir():
-        if path.is_file():
-            (copy / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(corpus.path, copy)
     path = Corpus.open(copy).files("words")[0]
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(CorruptError, match=path.name):

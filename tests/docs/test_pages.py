@@ -55,7 +55,9 @@ def check_puna(words):
             plan_pipeline(recipes.find_recipe(recipe), overrides)
         else:
             showing.resolve(
-                recipes.find_recipe(recipe), overrides, None if path in (["show"], ["launch"]) else " ".join(path)
+                recipes.find_recipe(recipe),
+                overrides,
+                None if path in (["show"], ["launch"], ["mix"]) else " ".join(path),
             )
 
 

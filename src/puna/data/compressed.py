@@ -7,10 +7,12 @@ missing. Every whole line before the damage is given out; then `Damage` says whe
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import zstandard
+
+from puna.data.places import open_binary
 
 CHUNK_BYTES = 1 << 18
 
@@ -28,7 +30,7 @@ class Damage:
     detail: str
 
 
-def read_lines(path: Path, on_damage: Callable[[Damage], None]) -> Iterator[bytes]:
+def read_lines(path: Path | str, on_damage: Callable[[Damage], None]) -> Iterator[bytes]:
     """Lines of a file, decompressed by its suffix (`.gz`, `.zst`), without their line ends.
 
     Args:
@@ -50,7 +52,7 @@ def read_lines(path: Path, on_damage: Callable[[Damage], None]) -> Iterator[byte
         yield rest
 
 
-def read_blocks(path: Path, on_damage: Callable[[Damage], None], *, start: int = 0) -> Iterator[bytes]:
+def read_blocks(path: Path | str, on_damage: Callable[[Damage], None], *, start: int = 0) -> Iterator[bytes]:
     """Decompressed blocks of a file in order; every byte that could be decoded is among them.
 
     Args:
@@ -58,27 +60,28 @@ def read_blocks(path: Path, on_damage: Callable[[Damage], None], *, start: int =
         on_damage: Called once when the file is damaged; the iterator then ends.
         start: Byte offset to begin at; in a compressed file, that of a member.
     """
-    if path.suffix == ".gz":
+    suffix = PurePosixPath(str(path)).suffix
+    if suffix == ".gz":
         return _decompressed(path, lambda: zlib.decompressobj(wbits=31), zlib.error, on_damage, start)
-    if path.suffix == ".zst":
+    if suffix == ".zst":
         return _decompressed(
             path, lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError, on_damage, start
         )
     return _plain(path, start)
 
 
-def _plain(path: Path, start: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
+def _plain(path: Path | str, start: int) -> Iterator[bytes]:
+    with open_binary(path) as file:
         file.seek(start)
         while block := file.read(CHUNK_BYTES):
             yield block
 
 
 def _decompressed(
-    path: Path, new: Callable[[], Any], failure: type[Exception], on_damage: Callable[[Damage], None], start: int
+    path: Path | str, new: Callable[[], Any], failure: type[Exception], on_damage: Callable[[Damage], None], start: int
 ) -> Iterator[bytes]:
     decoder, fresh, offset = new(), True, start
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         file.seek(start)
         while chunk := file.read(CHUNK_BYTES):
             pending = chunk

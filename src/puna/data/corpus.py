@@ -1,26 +1,26 @@
-"""A corpus: a sealed folder of documents as compressed JSON Lines, with the funnel that made it.
+"""A corpus: a sealed folder of documents with the account of how they were chosen.
 
-documents-SOURCE-00000.jsonl.zst    one document a line, in the order of the source
-dropped.jsonl.zst                   a sample of what each filter dropped, with the reason and the measured value
-quarantine.jsonl                    what could not be read: where, why
-manifest.json                       per source: documents and bytes in, dropped by reason, duplicates, kept
+documents/SOURCE-00000.parquet   what was kept, in the order of the source; any Parquet reader opens it
+ledger/SOURCE-00000.parquet      one row for everything that was read: what became of it, why, all scores
+dropped/SOURCE-00000.parquet     texts of what was dropped: a few for each reason, or all (`keep = "all"`)
+reports/STEP/                    what barriers found: clusters, matches
+quarantine.jsonl                 what could not be read: where, why
+manifest.json                    the funnel: for each source and step documents and bytes in, out and by reason
+README.md                        the data card
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from puna.core.errors import CorruptError, MissingError, UsageError
-from puna.core.files import atomic_open, read_json
-from puna.data.compressed import Damage, read_lines
+from puna.core.files import read_json
 from puna.data.document import Document
+from puna.data.documents import read_documents
+from puna.data.work import MANIFEST
 
-FORMAT = "puna-corpus/1"
-MANIFEST = "manifest.json"
+FORMAT = "puna-corpus/2"
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,35 @@ class Corpus:
         """Domain of a source."""
         return self.manifest["sources"][source]["domain"]
 
-    def files(self, source: str) -> list[Path]:
-        """The document files of a source, in order.
+    def tasks(self, source: str) -> list[str]:
+        """Names of a source's tasks that kept documents, in order: stems of its files.
 
         Raises:
             UsageError: There is no such source.
         """
         if source not in self.manifest["sources"]:
             raise UsageError(f"{self.path} has no source {source!r}; it has {', '.join(self.sources)}")
-        return [self.path / name for name in self.manifest["sources"][source]["files"]]
+        return list(self.manifest["sources"][source]["tasks"])
+
+    def files(self, source: str) -> list[Path]:
+        """The document files of a source, in order.
+
+        Raises:
+            UsageError: There is no such source.
+        """
+        return [self.path / "documents" / f"{name}.parquet" for name in self.tasks(source)]
+
+    def ledgers(self, source: str | None = None) -> list[Path]:
+        """The ledgers, in the corpus's order."""
+        return self._all("ledger", source)
+
+    def dropped(self, source: str | None = None) -> list[Path]:
+        """The files of dropped texts, in the corpus's order."""
+        return self._all("dropped", source)
+
+    def _all(self, what: str, source: str | None) -> list[Path]:
+        names = [source] if source else self.sources
+        return [p for name in names for p in sorted((self.path / what).glob(f"{name}-[0-9]*.parquet"))]
 
     def documents(self, sources: Sequence[str] | None = None) -> Iterator[Document]:
         """Every document, source by source."""
@@ -91,48 +111,3 @@ class Corpus:
                     left -= document.n_bytes
                     if left <= 0:
                         break
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write lines to a Zstandard file, atomically.
-
-    Returns:
-        How many.
-    """
-    count = 0
-    compressor = zstandard.ZstdCompressor(level=3)
-    with atomic_open(path, "wb") as file, compressor.stream_writer(file, closefd=False) as out:
-        for line in lines:
-            out.write(line.encode("utf-8"))
-            out.write(b"\n")
-            count += 1
-    return count
-
-
-def read_records(path: Path) -> Iterator[bytes]:
-    """Lines of one of our own compressed files.
-
-    Raises:
-        CorruptError: The file is damaged; its name is in the message.
-    """
-
-    def damaged(damage: Damage) -> None:
-        raise CorruptError(f"{path} is damaged at byte {damage.offset}: {damage.detail}. Make {path.parent} again.")
-
-    try:
-        yield from read_lines(path, damaged)
-    except FileNotFoundError as error:
-        raise CorruptError(f"{path} is missing, though its manifest lists it. Make {path.parent} again.") from error
-
-
-def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of one file of a corpus.
-
-    Raises:
-        CorruptError: The file is damaged.
-    """
-    for number, line in enumerate(read_records(path), start=1):
-        try:
-            yield Document.from_json(line)
-        except (ValueError, json.JSONDecodeError) as error:
-            raise CorruptError(f"{path}:{number} is not a document: {error}. Make {path.parent} again.") from error

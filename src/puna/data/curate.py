@@ -1,54 +1,46 @@
-"""Sources -> filters -> exact deduplication -> corpus, in three steps that can each be killed at any moment.
+"""Sources -> steps -> a sealed corpus, in passes of tasks that can each be killed at any moment.
 
-1. Every task of every source is read, filtered and hashed into `work/TASK/`; `task.json`, written last, ends it.
-2. The hashes of all tasks say which documents are the first with their text.
-3. Every task's first copies are written to `documents-TASK.jsonl.zst`; then the manifest; then the seal.
+    for each pass:  every task of every source        map_task.py   in processes, on Ray, or as a Slurm array
+                    then each barrier after it        decisions.py  over features, not over text
+    then:           funnel, quarantine, data card, seal
 
-A second run does only what is missing and ends with the same bytes. Tasks do not see each other before step 2, so
-neither the number of workers nor the order in which they finish changes anything. If the recipe or the input's list
-of files changed since a run was cut off, its half-done work is thrown away, with a word.
+A second run does only what is missing and ends with the same bytes. Tasks never see each other but through a barrier's
+decision, and all order is that of the recipe, so neither the number of workers nor the machine changes anything. If
+the recipe or the input changed since a run was cut off, what still fits is used and the rest is thrown away.
 """
 
-import hashlib
 import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from puna.core import console
-from puna.core.config import Config, as_dict
-from puna.core.errors import MissingError, Stopped
-from puna.core.files import (
-    SEAL,
-    atomic_open,
-    is_sealed,
-    need_free_space,
-    read_json,
-    remove_temporaries,
-    seal,
-    write_json,
-)
+from puna.core.config import Config
+from puna.core.errors import MissingError, Stopped, UsageError
+from puna.core.files import atomic_open, need_free_space, read_json
 from puna.core.interrupt import StopRequest
-from puna.data.corpus import FORMAT, MANIFEST, Corpus, read_records, write_lines
-from puna.data.dedup import first_copies, text_hash
-from puna.data.document import Document
-from puna.data.filters import FilterEntry, judge
-from puna.data.pool import default_workers, in_order
-from puna.data.sources import SourceEntry, read_task, tasks_of
-from puna.data.sources.task import Problem, Task
+from puna.data import decisions, rejudge
+from puna.data.corpus import Corpus
+from puna.data.funnel import make_manifest, nothing_left
+from puna.data.lines import read_records
+from puna.data.map_task import DONE, Job, run_task
+from puna.data.passes import Pass, cut, source_key
+from puna.data.pool import Executor, executor
+from puna.data.sources import SourceEntry, tasks_of
+from puna.data.sources.task import Task
+from puna.data.steps.registry import StepEntry
+from puna.data.work import WORK, Work, link
 
-_TASK = "task.json"
-_KEPT_PROBLEMS = 10_000  # of one task, in the quarantine file; all of them are counted
+PRODUCTS = ("documents", "ledger", "dropped", "reports", "quarantine.jsonl", "README.md", "report.html")
 
 
 class CurateConfig(Config):
@@ -56,15 +48,16 @@ class CurateConfig(Config):
 
     sources: tuple[SourceEntry, ...]
     """Where text comes from, `[[sources]]` tables; their order is the corpus's order, and earlier copies win."""
-    filters: tuple[FilterEntry, ...] = ()
-    """Filters, `[[filters]]` tables, asked in this order."""
-    deduplicate: Literal["exact", "no"] = "exact"
-    """`exact` keeps the first of equal texts (white space aside)."""
+    steps: tuple[StepEntry, ...] = ()
+    """Filters, edits and barriers, `[[steps]]` tables, in this order."""
+    keep: Literal["samples", "all"] = "samples"
+    """Texts of dropped documents that stay: a few for each reason, or all. With `all` every filter measures every
+    document, and thresholds can be changed later without reading any text again."""
     dropped_samples: int = Field(default=5, ge=0)
-    """Dropped documents to write down for each reason of each task."""
+    """Dropped documents to keep for each reason of each task."""
 
     @model_validator(mode="after")
-    def _sources_fit_together(self) -> "CurateConfig":
+    def _sources_fit_together(self) -> Self:
         if not self.sources:  # not a bound of the field: pydantic would say it again for every bad source
             raise ValueError("a corpus needs at least one source, a [[sources]] table")
         twice = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
@@ -79,16 +72,23 @@ class CuratePlan:
 
     Attributes:
         tasks: Tasks by source name.
+        passes: The passes over the text.
         disk_bytes: Disk needed while it works, about.
     """
 
     tasks: dict[str, list[Task]]
+    passes: list[Pass]
     disk_bytes: int
+
+    @property
+    def all_tasks(self) -> list[Task]:
+        """Every task, in the corpus's order."""
+        return list(chain.from_iterable(self.tasks.values()))
 
     @property
     def n_bytes(self) -> int:
         """Input bytes, estimated for generated text."""
-        return sum(task.n_bytes for tasks in self.tasks.values() for task in tasks)
+        return sum(task.n_bytes for task in self.all_tasks)
 
     def rows(self) -> list[tuple[str, int, int, str]]:
         """Source, tasks, parts and size, for a table."""
@@ -105,17 +105,34 @@ def plan(config: CurateConfig) -> CuratePlan:
         MissingError: A source has nothing to read.
     """
     tasks = {source.name: tasks_of(source) for source in config.sources}
+    passes = cut(
+        config.steps,
+        source_key=source_key(config.sources, tasks),
+        keep_all=config.keep == "all",
+        samples=config.dropped_samples,
+    )
     # work and product are two compressed copies of at most what was read; text shrinks about threefold
-    return CuratePlan(tasks, disk_bytes=2 * sum(t.n_bytes for ts in tasks.values() for t in ts) // 3)
+    return CuratePlan(tasks, passes, disk_bytes=2 * sum(t.n_bytes for ts in tasks.values() for t in ts) // 3)
 
 
-def curate(config: CurateConfig, folder: Path | str, *, workers: int | None = None) -> Corpus:
+def curate(
+    config: CurateConfig,
+    folder: Path | str,
+    *,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    reuse: Path | None = None,
+    finishing: Callable[[Corpus], None] | None = None,
+) -> Corpus:
     """Make a corpus, or finish one that was cut off.
 
     Args:
         config: What goes in.
         folder: Where it goes; its `work/` holds what is half done.
-        workers: Processes; None means `min(2, processors)`. The result does not depend on it.
+        workers: Tasks at a time; None means `min(2, processors)`. The result does not depend on it.
+        engine: Processes of this machine, or a Ray cluster.
+        reuse: Folder of another corpus made with `keep = "all"` whose stored scores are used where they fit.
+        finishing: Called with the finished but unsealed corpus, to write pages into it.
 
     Returns:
         The sealed corpus.
@@ -124,232 +141,138 @@ def curate(config: CurateConfig, folder: Path | str, *, workers: int | None = No
         MissingError: A source has nothing to read, or no document is left.
         Stopped: Ctrl-C or SIGTERM; the same call goes on from there.
     """
-    folder = Path(folder)
-    work = folder / "work"
-    planned = plan(config)
-    recipe = _fingerprint(config, planned)
-    if _finished(folder, recipe):
-        return Corpus.open(folder)
-    _prepare(folder, work, recipe)
-    need_free_space(folder, planned.disk_bytes)
-    tasks = list(chain.from_iterable(planned.tasks.values()))
-    workers = workers or default_workers()
-    with StopRequest() as stop:
-        todo = [task for task in tasks if not (work / task.name / _TASK).exists()]
+    flow = _Flow(config, Path(folder), reuse)
+    if flow.work.finished():
+        return Corpus.open(flow.folder)
+    flow.begin()
+    with executor(engine, workers, flow.planned.n_bytes) as run, StopRequest() as stop:
+        for this in flow.planned.passes:
+            flow.map(this, flow.planned.all_tasks, run, stop)
+            flow.decide(this, run)
+    flow.finish(finishing)
+    return Corpus.open(flow.folder)
+
+
+def curate_part(config: CurateConfig, folder: Path | str, *, index: int, part: int, parts: int) -> None:
+    """Do one share of one pass in this process: what a job of a Slurm array runs.
+
+    Args:
+        config: What goes into the corpus.
+        folder: Where it goes; all jobs see it under the same path.
+        index: The pass, from 0.
+        part: Which share, from 0.
+        parts: How many shares.
+
+    Raises:
+        UsageError: There is no such pass or part, or the pass before it is not finished.
+    """
+    flow = _Flow(config, Path(folder), None)
+    flow.begin()
+    if not 0 <= index < len(flow.planned.passes) or not 0 <= part < parts:
+        raise UsageError(
+            f"there is no part {part} of {parts} in pass {index}; passes are 0 to {len(flow.planned.passes) - 1}"
+        )
+    with executor("local", 1) as run, StopRequest() as stop:
+        for this in flow.planned.passes[:index]:
+            if left := [task for task in flow.planned.all_tasks if not flow.job(this).done(task)]:
+                raise UsageError(
+                    f"pass {this.index} is not finished: {len(left)} tasks are left, {left[0].name} is one"
+                )
+            flow.decide(this, run)
+        flow.map(flow.planned.passes[index], flow.planned.all_tasks[part::parts], run, stop)
+
+
+class _Flow:
+    """One corpus being made."""
+
+    def __init__(self, config: CurateConfig, folder: Path, reuse: Path | None) -> None:
+        self.config, self.folder, self.reuse = config, folder, reuse
+        self.planned = plan(config)
+        keep = config.keep == "all"
+        self.work = Work(folder, "corpus", self.planned.passes[-1].key, PRODUCTS, "curate", keep=keep)
+
+    def begin(self) -> None:
+        current = {this.folder for this in self.planned.passes}
+        keep_all = self.config.keep == "all"
+
+        def stale(work: Path) -> list[Path]:
+            return [] if keep_all else [path for path in work.glob("pass-*") if path.name not in current]
+
+        self.work.begin(stale)
+        need_free_space(self.folder, self.planned.disk_bytes)
+
+    def job(self, this: Pass) -> Job:
+        before = self.planned.passes[this.index - 1] if this.index else None
+        sources = {source.name: source for source in self.config.sources}
+        keep_all = self.config.keep == "all"
+        return Job(this, before, self.work.path, sources, keep_all, self.config.dropped_samples)
+
+    def map(self, this: Pass, tasks: Sequence[Task], run: Executor, stop: StopRequest) -> None:
+        """Do what is missing of a pass."""
+        job, start = self.job(this), time.perf_counter()
+        todo = [task for task in tasks if not job.done(task)]
         if len(todo) < len(tasks):
-            console.say(f"curate: {len(tasks) - len(todo)} of {len(tasks)} tasks were done before, going on")
-        _run("curate", partial(_filter_task, config, work), todo, workers, stop)
-        records = {task.name: read_json(work / task.name / _TASK) for task in tasks}
-        if not any(record["kept"].get("documents") for record in records.values()):
-            raise MissingError(_nothing_left(records))
-        masks = _first_copies(config, work, tasks)
-        writes = [(task, mask) for task, mask in zip(tasks, masks, strict=True) if not _written(folder, task)]
-        _run("write", partial(_write_task, folder, config.dropped_samples), writes, workers, stop)
-    _finish(config, folder, planned, records, recipe)
-    return Corpus.open(folder)
+            console.say(f"curate: {len(tasks) - len(todo)} of {len(tasks)} tasks of pass {this.index} were done before")
+        places = [self.work.path, *([self.reuse / WORK] if self.reuse else [])]
+        if todo and (stored := rejudge.find(job, todo, places)):
+            console.say(f"curate: {len(todo)} tasks are judged anew by stored scores, no text is read")
+            work = partial(rejudge.run_task, job, stored)
+        else:
+            work = partial(run_task, job)
+        results = run(work, todo)
+        with (
+            console.progress(f"pass {this.index}", total=sum(t.n_bytes for t in todo), unit="bytes") as bar,
+            closing(results),
+        ):
+            for task, _ in zip(todo, results, strict=True):
+                bar.advance(task.n_bytes)
+                bar.note(task.name)
+                if stop.requested:
+                    raise Stopped("curate stopped; finished tasks are kept. The same command goes on from here.")
+        self._note("pass", this.index, tasks=len(todo), seconds=time.perf_counter() - start)
 
+    def decide(self, this: Pass, run: Executor) -> None:
+        """Let the barriers after a pass decide."""
+        start = time.perf_counter()
+        if this.barriers:
+            decisions.decide(this, self.work.path, [task.name for task in self.planned.all_tasks], run)
+            self._note("barriers", this.index, tasks=len(this.barriers), seconds=time.perf_counter() - start)
 
-def _run(label: str, work: Any, todo: Sequence[Any], workers: int, stop: StopRequest) -> None:
-    total = sum(_task_of(item).n_bytes for item in todo)
-    results = in_order(work, todo, workers=workers)
-    with console.progress(label, total=total, unit="bytes") as bar, closing(results):
-        for item, _ in zip(todo, results, strict=True):
-            bar.advance(_task_of(item).n_bytes)
-            bar.note(_task_of(item).name)
-            if stop.requested:
-                raise Stopped("curate stopped; finished tasks are kept. The same command goes on from here.")
+    def _note(self, kind: str, index: int, *, tasks: int, seconds: float) -> None:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "pass": index, "tasks": tasks, "seconds": round(seconds, 3)}) + "\n")
 
-
-def _task_of(item: Task | tuple[Task, Any]) -> Task:
-    return item if isinstance(item, Task) else item[0]
-
-
-# ---- step 1: one task, read and filtered ----
-
-
-def _filter_task(config: CurateConfig, work: Path, task: Task) -> None:
-    source = next(s for s in config.sources if s.name == task.source)
-    here = work / task.name
-    here.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(here)
-    read, kept = Counter[str](), Counter[str]()
-    dropped: dict[str, Counter[str]] = {}
-    problems = Counter[str]()
-    quarantine: list[str] = []
-    samples: list[str] = []
-
-    def report(problem: Problem) -> None:
-        problems[problem.reason] += 1
-        if len(quarantine) < _KEPT_PROBLEMS:
-            quarantine.append(_line({"source": task.source, **problem.record()}))
-
-    def lines(hashes: Any) -> Iterator[str]:
-        for document in read_task(source, task, report):
-            _count(read, document)
-            verdict = judge(document, config.filters, domain=source.domain)
-            if verdict.keep:
-                _count(kept, document)
-                hashes.write(text_hash(document.text))
-                yield document.to_json()
-                continue
-            counts = dropped.setdefault(verdict.reason, Counter())
-            _count(counts, document)
-            if counts["documents"] <= config.dropped_samples:
-                samples.append(_dropped_line(document, verdict.reason, verdict.value))
-
-    with atomic_open(here / "hashes.bin", "wb") as hashes:
-        write_lines(here / "documents.jsonl.zst", lines(hashes))
-    write_lines(here / "dropped.jsonl.zst", samples)
-    write_lines(here / "quarantine.jsonl.zst", quarantine)
-    record = {"read": read, "kept": kept, "dropped": dropped, "problems": problems}
-    write_json(here / _TASK, {key: dict(value) for key, value in record.items()})
-
-
-def _count(counter: Counter[str], document: Document) -> None:
-    counter["documents"] += 1
-    counter["bytes"] += document.n_bytes
-
-
-def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-
-
-def _dropped_line(document: Document, reason: str, value: float) -> str:
-    return _line({"reason": reason, "value": value, **document.provenance(), "text": document.text})
-
-
-# ---- steps 2 and 3: first copies ----
-
-
-def _first_copies(config: CurateConfig, work: Path, tasks: Sequence[Task]) -> list[NDArray[np.bool_]]:
-    files = [work / task.name / "hashes.bin" for task in tasks]
-    if config.deduplicate == "exact":
-        return first_copies(files)
-    return [np.ones(path.stat().st_size // 16, dtype=bool) for path in files]
-
-
-def _documents_name(task: Task) -> str:
-    return f"documents-{task.name}.jsonl.zst"
-
-
-def _written(folder: Path, task: Task) -> bool:
-    return (folder / "work" / task.name / "written.json").exists()
-
-
-def _write_task(folder: Path, n_samples: int, item: tuple[Task, NDArray[np.bool_]]) -> None:
-    task, mask = item
-    here = folder / "work" / task.name
-    kept, duplicates = Counter[str](), Counter[str]()
-    samples: list[str] = []
-
-    def lines() -> Iterator[str]:
-        for line, first in zip(read_records(here / "documents.jsonl.zst"), mask, strict=True):
-            text = line.decode("utf-8")
-            document = Document.from_json(text)
-            _count(kept if first else duplicates, document)
-            if first:
-                yield text
-            elif duplicates["documents"] <= n_samples:
-                samples.append(_dropped_line(document, "duplicate", 1))
-
-    write_lines(folder / _documents_name(task), lines())
-    write_lines(here / "duplicates.jsonl.zst", samples)
-    if not kept["documents"]:
-        (folder / _documents_name(task)).unlink()
-    write_json(here / "written.json", {"kept": dict(kept), "duplicates": dict(duplicates)})
-
-
-# ---- beginning and end ----
-
-
-def _fingerprint(config: CurateConfig, planned: CuratePlan) -> str:
-    values = as_dict(config)
-    for source in values["sources"]:
-        source.pop("path", None)  # where the input lies is not what it is
-    parts = {name: [(task.parts, task.n_bytes) for task in tasks] for name, tasks in planned.tasks.items()}
-    return hashlib.sha256(json.dumps([values, parts], sort_keys=True).encode()).hexdigest()
-
-
-def _finished(folder: Path, recipe: str) -> bool:
-    if not (folder / MANIFEST).is_file() or read_json(folder / MANIFEST).get("recipe") != recipe:
-        return False
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    if not is_sealed(folder):
-        seal(folder, kind="corpus")
-    return True
-
-
-def _prepare(folder: Path, work: Path, recipe: str) -> None:
-    begun = work / "recipe.json"
-    if begun.exists() and read_json(begun) == recipe:
-        return
-    stale = [*folder.glob("documents-*.jsonl.zst"), *folder.glob(".tmp-*")]
-    stale += [path for path in (folder / MANIFEST, folder / SEAL) if path.exists()]
-    if work.exists() or stale:
-        console.say(f"curate: {folder} holds work on another recipe or other input; starting anew")
-    shutil.rmtree(work, ignore_errors=True)
-    for path in stale:
-        path.unlink()
-    write_json(begun, recipe)
-
-
-def _finish(
-    config: CurateConfig, folder: Path, planned: CuratePlan, records: dict[str, dict[str, Any]], recipe: str
-) -> None:
-    tasks = list(chain.from_iterable(planned.tasks.values()))
-    work = folder / "work"
-    sources: dict[str, Any] = {}
-    for source in config.sources:
-        mine = planned.tasks[source.name]
-        written = [read_json(work / task.name / "written.json") for task in mine]
-        reasons = sorted({reason for task in mine for reason in records[task.name]["dropped"]})
-        dropped = {r: _sum(records[t.name]["dropped"].get(r, {}) for t in mine) for r in reasons}
-        problems = sum((Counter(records[task.name]["problems"]) for task in mine), Counter[str]())
-        sources[source.name] = {
-            "kind": source.kind,
-            "domain": source.domain,
-            "read": _sum(records[task.name]["read"] for task in mine),
-            "dropped": dropped,
-            "duplicates": _sum(w["duplicates"] for w in written),
-            "kept": _sum(w["kept"] for w in written),
-            "problems": dict(problems),
-            "files": [_documents_name(t) for t, w in zip(mine, written, strict=True) if w["kept"]],
+    def finish(self, finishing: Callable[[Corpus], None] | None) -> None:
+        tasks = self.planned.all_tasks
+        records = {
+            this.index: {task.name: read_json(self.job(this).folder(task) / DONE) for task in tasks}
+            for this in self.planned.passes
         }
-    samples = (work / t.name / f"{kind}.jsonl.zst" for t in tasks for kind in ("dropped", "duplicates"))
-    write_lines(folder / "dropped.jsonl.zst", (line.decode() for path in samples for line in read_records(path)))
-    with atomic_open(folder / "quarantine.jsonl") as file:
+        manifest = make_manifest(self.config.sources, self.config.steps, self.planned.tasks, records)
+        if not sum(source["kept"]["documents"] for source in manifest["sources"].values()):
+            raise MissingError(nothing_left(manifest))
+        last = self.job(self.planned.passes[-1])
         for task in tasks:
-            file.writelines(line.decode() + "\n" for line in read_records(work / task.name / "quarantine.jsonl.zst"))
-    manifest = {"format": FORMAT, "recipe": recipe, "order": [s.name for s in config.sources], "sources": sources}
-    write_json(folder / MANIFEST, manifest)
-    shutil.rmtree(work)
-    seal(folder, kind="corpus")
+            for what in ("documents", "ledger", "dropped"):
+                if (path := last.folder(task) / f"{what}.parquet").exists():
+                    link(path, self.folder / what / f"{task.name}.parquet")
+        self._write_quarantine(tasks)
+        self._copy_reports()
+        if finishing:
+            finishing(Corpus(self.folder, manifest))
+        self.work.finish(manifest)
 
+    def _write_quarantine(self, tasks: Sequence[Task]) -> None:
+        first = self.job(self.planned.passes[0])
+        with atomic_open(self.folder / "quarantine.jsonl") as file:
+            for task in tasks:
+                path = first.folder(task) / "quarantine.jsonl.zst"
+                file.writelines(line.decode() + "\n" for line in read_records(path))
 
-def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    total = Counter({"documents": 0, "bytes": 0})
-    for count in counts:
-        total.update(count)
-    return dict(total)
-
-
-def _nothing_left(records: dict[str, dict[str, Any]]) -> str:
-    read = sum(record["read"].get("documents", 0) for record in records.values())
-    reasons = Counter[str]()
-    for record in records.values():
-        reasons.update({reason: counts["documents"] for reason, counts in record["dropped"].items()})
-        reasons.update({f"could not be read: {reason}": n for reason, n in record["problems"].items()})
-    why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "the files hold no text"
-    return f"the corpus is empty: {read} documents were read and none is left. Why: {why}. Change filters or sources."
-
-
-def funnel(corpus: Corpus) -> list[tuple[str, str, int, str]]:
-    """Rows of the funnel: source, step, documents, bytes of text."""
-    rows: list[tuple[str, str, int, str]] = []
-    for name in corpus.sources:
-        source = corpus.manifest["sources"][name]
-        steps = [("read", source["read"]), *source["dropped"].items()]
-        steps += [("duplicate", source["duplicates"]), ("kept", source["kept"])]
-        rows += [(name, label, n["documents"], console.short_bytes(n["bytes"])) for label, n in steps if n["documents"]]
-        rows += [(name, f"could not be read: {label}", n, "-") for label, n in source["problems"].items()]
-    return rows
+    def _copy_reports(self) -> None:
+        shutil.rmtree(self.folder / "reports", ignore_errors=True)
+        for this in self.planned.passes:
+            for place, barrier in enumerate(this.barriers):
+                report = self.work.path / this.folder / this.decision_folder(place) / "report"
+                if any(report.iterdir()):
+                    shutil.copytree(report, self.folder / "reports" / barrier.name)

@@ -3,7 +3,8 @@
 A row holds documents of one source, so every row counts the same number of tokens, and a mix by weight of tokens is
 a mix of rows. The source of each row is chosen by error diffusion: every source earns its weight a row, the richest
 one gives the row and pays one. After n rows each source has given its share of n to within one row or so. Which row
-comes next depends on counters alone: rank r of w ranks reads its slice of the same global batch.
+comes next depends on counters alone: rank r of w ranks reads its slice of the same global batch. The weights may change
+at certain rows (annealing); since the rows read are part of the state, a resumed run changes them where it must.
 
 A document that does not fit is continued in another row as a piece of its own: it attends to itself, its positions
 start at 0, and its last target is the document's next token. So in an epoch every token is read once, and every
@@ -36,6 +37,7 @@ class PackedLoader:
         shard_sets: Where the tokens are. A source's name may occur in one set only.
         weights: Share of the tokens by source name, normalised. None means by size. A source without a weight, or with
             0, is left out.
+        later: Other weights from certain rows of the global stream on: `(row, weights)`, rows rising from above 0.
         rows: Rows of the global batch.
         sequence_length: Tokens of a row.
         seed: Seed of the order.
@@ -54,6 +56,7 @@ class PackedLoader:
         shard_sets: Sequence[ShardSet],
         *,
         weights: Mapping[str, float] | None = None,
+        later: Sequence[tuple[int, Mapping[str, float]]] = (),
         rows: int,
         sequence_length: int,
         seed: int,
@@ -66,12 +69,18 @@ class PackedLoader:
         if weights is not None and split == "held_out":  # a small source may have no document held out
             known = {name for shard_set in shard_sets for name in shard_set.sources("train")}
             weights = {name: weight for name, weight in weights.items() if name in sources or name not in known}
-        chosen = _check_weights(weights, {name: source.n_tokens for name, source in sources.items()})
+        sizes = {name: source.n_tokens for name, source in sources.items()}
+        self._phases = [(0, _check_weights(weights, sizes))]
+        for row, shares in later:
+            if row <= self._phases[-1][0]:
+                raise ConfigError([f"the mix changes at row {row}, after row {self._phases[-1][0]}; rows must rise"])
+            self._phases.append((row, _check_weights(shares, sizes)))
+        chosen = sorted({name for _, shares in self._phases for name in shares})
         if rows < 1 or rows % world or not 0 <= rank < world:
             raise ConfigError([f"a batch of {rows} rows cannot be shared by {world} processes; make rows a multiple"])
         if sequence_length < 2:
             raise ConfigError([f"sequence_length is {sequence_length}; it must be at least 2"])
-        self._weights = chosen
+        self._row = 0
         self._streams = {
             name: SourceStream(sources[name], sequence_length=sequence_length, window_rows=window_rows, seed=seed)
             for name in chosen
@@ -91,8 +100,11 @@ class PackedLoader:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Share of the tokens by source; they sum to 1."""
-        return dict(self._weights)
+        """Share of the tokens by source at the next row; they sum to 1."""
+        return dict(self._shares())
+
+    def _shares(self) -> dict[str, float]:
+        return next(shares for start, shares in reversed(self._phases) if self._row >= start)
 
     @property
     def epochs(self) -> dict[str, float]:
@@ -142,15 +154,17 @@ class PackedLoader:
         self._credit = {name: float(state["credit"][name]) for name in self._streams}
         for name, stream in self._streams.items():
             stream.restore(state["sources"][name])
+        self._row = sum(stream.rows_read for stream in self._streams.values())
 
     def _choose(self) -> str:
         credit = self._credit
         best, most = "", -1.0
-        for name, weight in self._weights.items():
+        for name, weight in self._shares().items():
             credit[name] = mine = credit[name] + weight
             if mine > most:  # of equal ones the first, by name
                 best, most = name, mine
         credit[best] -= 1.0
+        self._row += 1
         return best
 
     def _fill(self, rows: Sequence[tuple[str, Row]]) -> PackedBatch:

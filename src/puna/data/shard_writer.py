@@ -1,18 +1,19 @@
 """Making shards: a corpus and a tokenizer in, a sealed set out.
 
 Each document file of the corpus is one task and becomes one shard for each split (more when `shard_tokens` is
-reached). A task's record in `work/` is written last, so a killed run goes on at the next file and ends with the
-same bytes. Texts are encoded in batches on several threads; the tokenizer leaves Python's lock while it works.
+reached). Tasks run in processes; a task's record in `work/` is written last, so a killed run goes on at the next file
+and ends with the same bytes.
 
 A held-out document is chosen by its id alone, so it is held out in every set that it gets into.
 """
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -25,23 +26,15 @@ from pydantic import Field
 from puna.core import console
 from puna.core.config import Config, as_dict
 from puna.core.errors import MissingError, Stopped
-from puna.core.files import (
-    SEAL,
-    atomic_open,
-    is_sealed,
-    need_free_space,
-    read_json,
-    remove_temporaries,
-    seal,
-    sha256_file,
-    write_json,
-)
+from puna.core.files import atomic_open, need_free_space, read_json, sha256_file, write_json
 from puna.core.files import fingerprint as fingerprint_of
 from puna.core.interrupt import StopRequest
-from puna.data.corpus import Corpus, read_documents
+from puna.data.corpus import Corpus
 from puna.data.document import Document
-from puna.data.pool import default_workers
-from puna.data.shards import FORMAT, MANIFEST, SUFFIXES, ShardSet, Split
+from puna.data.documents import read_documents
+from puna.data.pool import default_workers, in_order
+from puna.data.shards import FORMAT, SUFFIXES, ShardSet, Split
+from puna.data.work import Work
 
 _BATCH_BYTES = 4 << 20
 _BYTES_PER_DOCUMENT = 64  # its end, and its line of provenance compressed
@@ -150,7 +143,7 @@ def build_shards(
     folder: Path | str,
     config: ShardsConfig | None = None,
     *,
-    threads: int | None = None,
+    workers: int | None = None,
 ) -> ShardSet:
     """Tokenise a corpus, or finish doing so.
 
@@ -159,7 +152,7 @@ def build_shards(
         tokenizer: What encodes them.
         folder: Where the set goes; its `work/` holds what is half done.
         config: How it is cut.
-        threads: Threads that encode; None means `min(2, processors)`. The result does not depend on it.
+        workers: Processes; None means `min(2, processors)`. The result does not depend on it.
 
     Returns:
         The sealed set.
@@ -170,38 +163,64 @@ def build_shards(
         Stopped: Ctrl-C or SIGTERM; the same call goes on from there.
     """
     folder, config = Path(folder), config or ShardsConfig()
-    work = folder / "work"
     made_of = {"corpus": fingerprint_of(corpus.path), "tokenizer": tokenizer.fingerprint, "config": as_dict(config)}
     recipe = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    if _finished(folder, recipe):
+    products = tuple(f"*{suffix}" for suffix in SUFFIXES.values())
+    work = Work(folder, "shards", recipe, products, "tokenize")
+    if work.finished():
         return ShardSet.open(folder)
-    _prepare(folder, work, recipe)
-    tasks = [(source, path) for source in config.sources or corpus.sources for path in corpus.files(source)]
-    sizes = [_text_bytes(corpus, source) for source in dict.fromkeys(source for source, _ in tasks)]
+    work.begin()
+    sources = config.sources or corpus.sources
+    tasks = [ShardTask(source, path) for source in sources for path in corpus.files(source)]
+    sizes = {source: corpus.manifest["sources"][source]["kept"]["bytes"] for source in sources}
     if not tasks:
-        raise MissingError(f"{corpus.path} has no documents in {', '.join(config.sources or corpus.sources)}")
-    need_free_space(folder, 2 * sum(sizes))  # at two bytes of text a token; usually it is less
-    threads = threads or default_workers()
-    with StopRequest() as stop, console.progress("tokenize", total=sum(sizes), unit="bytes") as bar:
-        for source, path in tasks:
-            done = work / f"{path.name}.json"
-            if not done.exists():
-                stem = path.name.removeprefix("documents-").removesuffix(".jsonl.zst")
-                encoded = _encoded(path, tokenizer, threads, bar, stop)
-                write_json(done, _write_task(folder, stem, source, encoded, tokenizer, config))
-            else:
-                bar.advance(sum(record["bytes"] for record in read_json(done)))
-    return _finish(folder, [work / f"{path.name}.json" for _, path in tasks], tokenizer, recipe)
+        raise MissingError(f"{corpus.path} has no documents in {', '.join(sources)}")
+    need_free_space(folder, 2 * sum(sizes.values()))  # at two bytes of text a token; usually it is less
+    todo = [task for task in tasks if not task.done(work).exists()]
+    workers = min(workers or default_workers(sum(sizes.values())), max(1, len(todo)))
+    # with one task at a time the encoder's own threads use the cores
+    threads = default_workers() if workers == 1 else 1
+    run = partial(_run_task, work, tokenizer, threads, config)
+    ahead = sum(record["bytes"] for task in tasks if task not in todo for record in read_json(task.done(work)))
+    with StopRequest() as stop, console.progress("tokenize", total=sum(sizes.values()), unit="bytes") as bar:
+        bar.advance(ahead)
+        with closing(in_order(run, todo, workers=workers)) as results:
+            for task, n_bytes in zip(todo, results, strict=True):
+                bar.advance(n_bytes)
+                bar.note(task.stem)
+                if stop.requested:
+                    raise Stopped("tokenize stopped; finished shards are kept. The same command goes on from here.")
+    return _finish(work, tasks, tokenizer)
 
 
-def _encoded(
-    path: Path, tokenizer: Encoder, threads: int, bar: console.ProgressHandle, stop: StopRequest
-) -> Iterator[tuple[Document, NDArray[np.uint32]]]:
+@dataclass(frozen=True)
+class ShardTask:
+    """One document file of a corpus."""
+
+    source: str
+    path: Path
+
+    @property
+    def stem(self) -> str:
+        """First part of the names of its shards."""
+        return self.path.stem
+
+    def done(self, work: Work) -> Path:
+        """The record that ends it."""
+        return work.path / f"{self.stem}.json"
+
+
+def _run_task(work: Work, tokenizer: Encoder, threads: int, config: ShardsConfig, task: ShardTask) -> int:
+    records = _write_task(
+        work.folder, task.stem, task.source, _encoded(task.path, tokenizer, threads), tokenizer, config
+    )
+    write_json(task.done(work), records)
+    return sum(record["bytes"] for record in records)
+
+
+def _encoded(path: Path, tokenizer: Encoder, threads: int) -> Iterator[tuple[Document, NDArray[np.uint32]]]:
     for batch in _batches(read_documents(path)):
-        if stop.requested:
-            raise Stopped("tokenize stopped; finished shards are kept. The same command goes on from here.")
         yield from zip(batch, tokenizer.encode_batch([d.text for d in batch], threads=threads), strict=True)
-        bar.advance(sum(document.n_bytes for document in batch))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -250,49 +269,18 @@ def _write_task(
     return records + [writer.record for writer in writers.values()]
 
 
-def _text_bytes(corpus: Corpus, source: str) -> int:
-    return corpus.manifest["sources"][source]["kept"]["bytes"]
-
-
-def _finished(folder: Path, recipe: str) -> bool:
-    if not (folder / MANIFEST).is_file() or read_json(folder / MANIFEST).get("recipe") != recipe:
-        return False
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    if not is_sealed(folder):
-        seal(folder, kind="shards")
-    return True
-
-
-def _prepare(folder: Path, work: Path, recipe: str) -> None:
-    remove_temporaries(folder)
-    begun = work / "recipe.json"
-    if begun.exists() and read_json(begun) == recipe:
-        return
-    stale = [path for suffix in SUFFIXES.values() for path in folder.glob(f"*{suffix}")]
-    stale += [path for path in (folder / MANIFEST, folder / SEAL) if path.exists()]
-    if work.exists() or stale:
-        console.say(f"tokenize: {folder} holds work on another corpus, tokenizer or recipe; starting anew")
-    shutil.rmtree(work, ignore_errors=True)
-    for path in stale:
-        path.unlink()
-    write_json(begun, recipe)
-
-
-def _finish(folder: Path, done: Sequence[Path], tokenizer: Encoder, recipe: str) -> ShardSet:
-    records = [record for path in done for record in read_json(path)]
+def _finish(work: Work, tasks: Sequence[ShardTask], tokenizer: Encoder) -> ShardSet:
+    records = [record for task in tasks for record in read_json(task.done(work))]
     sources: dict[str, Counter[str]] = {}
     for record in records:
         counts = sources.setdefault(record["source"], Counter())
         counts.update({key: record[key] for key in ("documents", "tokens", "bytes")})
     manifest = {
         "format": FORMAT,
-        "recipe": recipe,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "sources": {name: dict(counts) for name, counts in sources.items()},
         "shards": records,
     }
-    write_json(folder / MANIFEST, manifest)
-    shutil.rmtree(folder / "work")
-    seal(folder, kind="shards")
-    return ShardSet.open(folder, verify="sizes")
+    work.finish(manifest)
+    return ShardSet.open(work.folder, verify="sizes")

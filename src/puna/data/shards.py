@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from puna.core.errors import CorruptError, MissingError, UsageError
 from puna.core.files import read_json, sha256_file
-from puna.data.corpus import read_records
+from puna.data.lines import read_records
+from puna.data.work import MANIFEST
 
 FORMAT = "puna-shards/1"
-MANIFEST = "manifest.json"
 SUFFIXES = {"tokens": ".tokens.bin", "ends": ".ends.bin", "documents": ".documents.jsonl.zst"}
 Split = Literal["train", "held_out"]
 

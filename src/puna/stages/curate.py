@@ -1,12 +1,18 @@
-"""`puna curate`: sources -> filters -> deduplication -> a sealed corpus, with its funnel printed at the end."""
+"""`puna curate`: sources -> filters, edits, barriers -> a sealed corpus, with its funnel printed at the end."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 from puna.core import console
+from puna.core.files import atomic_open
 from puna.core.run_folder import RunFolder
 from puna.data import curate as data
+from puna.data.corpus import Corpus
+from puna.data.places import is_remote
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 _SHOWN_PROBLEMS = 5
@@ -16,27 +22,80 @@ class CurateRecipe(data.CurateConfig, StageRecipe):
     """What goes into a corpus, and where it goes."""
 
     workers: int | None = None
-    """Processes; none means two, or one on a single core. The result does not depend on it."""
+    """Tasks at a time; none means two, or one on a single core. The result does not depend on it."""
+    engine: Literal["local", "ray"] = "local"
+    """Where tasks run: processes of this machine, or a Ray cluster. The result does not depend on it."""
+    reuse: Path | None = None
+    """Folder of an earlier corpus made with keep = "all": where only thresholds changed since, its scores are judged
+    anew and no text is read."""
+
+
+def settings(recipe: CurateRecipe) -> data.CurateConfig:
+    """The part of the recipe that decides the corpus."""
+    values: dict[str, Any] = {name: getattr(recipe, name) for name in data.CurateConfig.model_fields}
+    values["steps"] = tuple(map(_with_opener, recipe.steps))
+    return data.CurateConfig(**values)
+
+
+_OPENERS = {"semantic": "puna.stages.embedder:open_checkpoint", "quality": "puna.stages.quality_network:open_network"}
+"""Who opens models for steps of `data`, which knows no torch."""
+
+
+def _with_opener(step: Any) -> Any:
+    opener = _OPENERS.get(getattr(step, "kind", ""))
+    return step.model_copy(update={"opener": opener}) if opener and not step.opener else step
 
 
 def inputs(recipe: CurateRecipe) -> Mapping[str, Path]:
-    """The files and folders that the sources name."""
-    paths = {f"sources.{i}.path": getattr(source, "path", None) for i, source in enumerate(recipe.sources)}
-    return {key: path for key, path in paths.items() if path is not None}
+    """The files and folders that sources and steps name; remote ones are not looked at."""
+    found: dict[str, Path] = {}
+    for group, entries in (("sources", recipe.sources), ("steps", recipe.steps)):
+        for i, entry in enumerate(entries):
+            for name in type(entry).model_fields:
+                value: Any = getattr(entry, name)
+                if name == "path" and isinstance(value, str) and not is_remote(value):
+                    value = Path(value)
+                if isinstance(value, Path):
+                    found[f"{group}.{i}.{name}"] = value
+    return found
 
 
 def plan(recipe: CurateRecipe) -> Sequence[PlanRow]:
-    """Tasks and sizes by source, and the disk that is needed."""
-    planned = data.plan(recipe)
-    rows = [(f"source {name}", f"{parts} parts, {size}") for name, _, parts, size in planned.rows()]
+    """Tasks and sizes by source, the passes over the text, and the disk that is needed."""
+    planned = data.plan(settings(recipe))
+    rows = [(f"source {name}", f"{tasks} tasks, {parts} parts, {size}") for name, tasks, parts, size in planned.rows()]
+    for this in planned.passes:
+        barriers = ", ".join(b.kind for b in this.barriers)
+        then = f"; then {barriers}" if barriers else "; then the corpus"
+        rows.append((f"pass {this.index}", (", ".join(step.kind for step in this.steps) or "apply") + then))
     return [*rows, ("disk", console.short_bytes(planned.disk_bytes))]
+
+
+def write_pages(title: str, corpus: Corpus) -> None:
+    """Write the data card and the page into a corpus that is about to be sealed."""
+    from puna.data.card import card
+    from puna.stages.page import curation
+
+    for name, text in (("README.md", card(corpus.manifest, title=title)), ("report.html", curation.page(corpus))):
+        with atomic_open(corpus.path / name) as file:
+            file.write(text)
 
 
 def run(recipe: CurateRecipe, folder: RunFolder) -> None:
     """Make the corpus and show its funnel."""
-    settings = data.CurateConfig(**{name: getattr(recipe, name) for name in data.CurateConfig.model_fields})
-    corpus = data.curate(settings, folder.path, workers=recipe.workers)
-    console.table(f"corpus {folder.path}", ["source", "step", "documents", "bytes"], data.funnel(corpus))
+    from puna.data.funnel import funnel
+
+    corpus = data.curate(
+        settings(recipe),
+        folder.path,
+        workers=recipe.workers,
+        engine=recipe.engine,
+        reuse=recipe.reuse,
+        finishing=partial(write_pages, recipe.name or "Corpus"),
+    )
+    columns = ["step", "documents", "bytes", "tokens, about", "top reasons"]
+    console.table(f"corpus {folder.path}", columns, funnel(corpus))
+    console.say(f"page: {folder.path / 'report.html'}")
     quarantine = folder.path / "quarantine.jsonl"
     problems = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]
     for problem in problems[:_SHOWN_PROBLEMS]:
@@ -46,4 +105,31 @@ def run(recipe: CurateRecipe, folder: RunFolder) -> None:
         console.warn(f"{len(problems) - _SHOWN_PROBLEMS} more could not be read; all are in {quarantine}")
 
 
-STAGE = Stage(verb="curate", recipe=CurateRecipe, inputs=inputs, plan=plan, run=run, neutral=("workers",))
+def slurm_script(recipe: Path, overrides: Sequence[str], *, n_passes: int, parts: int) -> str:
+    """A shell script that submits a curation to Slurm: an array job for each pass, each after the one before it.
+
+    Args:
+        recipe: The recipe's file.
+        overrides: `key=value` of the command line.
+        n_passes: Passes of the recipe.
+        parts: Jobs of each array.
+    """
+    words = shlex.join([str(recipe), *overrides])
+    lines = [
+        "#!/bin/bash",
+        "# Submits the curation of a corpus; any job can be killed and submitted again.",
+        "set -e",
+    ]
+    before = ""
+    for index in range(n_passes):
+        work = f"puna data part {words} --index {index} --part $SLURM_ARRAY_TASK_ID --parts {parts}"
+        options = f"--parsable --array=0-{parts - 1} --cpus-per-task=1{before}"
+        lines.append(f"job{index}=$(sbatch {options} --wrap={shlex.quote(work)})")
+        before = f" --dependency=afterok:$job{index}"
+    lines.append(f"sbatch{before} --wrap={shlex.quote(f'puna curate {words}')}")
+    return "\n".join(lines) + "\n"
+
+
+STAGE = Stage(
+    verb="curate", recipe=CurateRecipe, inputs=inputs, plan=plan, run=run, neutral=("workers", "engine", "reuse")
+)

@@ -9,6 +9,8 @@ from puna.core import console
 from puna.core.config import Config
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
+from puna.data.mix import MixConfig, Mixed, resolve_mix
+from puna.data.shards import ShardSet
 from puna.model.config import SIZES, ModelConfig
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
@@ -24,6 +26,8 @@ class TokensConfig(Config):
     """Shard sets, from `puna tokenize pack`."""
     weights: dict[str, float] = Field(default_factory=dict)
     """Share of the tokens by source name; empty takes every source by its size."""
+    mix: MixConfig | None = None
+    """Instead of weights: shares of groups, floors, caps on repetition, and how they change over the run."""
     rows: int = Field(default=8, ge=1)
     """Rows of a batch."""
     sequence_length: int = Field(default=2048, ge=2)
@@ -36,6 +40,12 @@ class TokensConfig(Config):
     """Batches of held-out documents for the loss on unseen text."""
     verify: bool = True
     """Check every shard against its checksum at the start."""
+
+    @model_validator(mode="after")
+    def _has_one_mix(self) -> "TokensConfig":
+        if self.weights and self.mix is not None:
+            raise ValueError("give weights or mix, not both")
+        return self
 
 
 class PretrainRecipe(StageRecipe):
@@ -86,18 +96,33 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
     """What the run costs."""
     shape = shape_of(recipe)
     check_context(shape, recipe.data.sequence_length)
-    _check_mix(recipe.data)
+    _check_mix(recipe)
     return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
 
 
-def _check_mix(data: TokensConfig) -> None:
+def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
+    """The recipe's mix over the shards that are there; None where it has none.
+
+    Raises:
+        ConfigError: It does not fit them.
+    """
+    if recipe.data.mix is None:
+        return None
+    sizes = {name: source.n_tokens for shards in sets for name, source in shards.sources("train").items()}
+    rows = recipe.data.rows * recipe.train.accumulation * recipe.train.steps
+    return resolve_mix(recipe.data.mix, sizes, rows=rows, row_tokens=recipe.data.sequence_length)
+
+
+def _check_mix(recipe: PretrainRecipe) -> None:
     """Find a mix that does not fit the shards before the run, as far as they are there."""
+    data = recipe.data
     from puna.data.loader import PackedLoader
-    from puna.data.shards import ShardSet
 
     if all(path.exists() for path in data.shards):
         sets = [ShardSet.open(path, verify="sizes") for path in data.shards]
-        PackedLoader(sets, weights=data.weights or None, rows=1, sequence_length=data.sequence_length, seed=data.seed)
+        mixed = mix_of(recipe, sets)
+        weights = mixed.weights if mixed else data.weights or None
+        PackedLoader(sets, weights=weights, rows=1, sequence_length=data.sequence_length, seed=data.seed)
 
 
 def _vocab_size(tokenizer: Path | None) -> int | None:
@@ -112,7 +137,6 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     from puna.checkpoint.format import load_config, load_tokenizer
     from puna.core.errors import ConfigError
     from puna.data.loader import PackedLoader
-    from puna.data.shards import ShardSet
     from puna.tokenizer.bpe import Tokenizer
     from puna.train.loop import train
     from puna.train.loss import next_token_loss
@@ -133,10 +157,13 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     if strange:
         raise ConfigError([f"{path} was made with another tokenizer; pack it again with this one" for path in strange])
 
+    mixed = mix_of(recipe, sets)
+
     def loader(split: str) -> PackedLoader:
         return PackedLoader(
             sets,
-            weights=data.weights or None,
+            weights=mixed.weights if mixed else data.weights or None,
+            later=mixed.later if mixed and split == "train" else (),
             rows=data.rows,
             sequence_length=data.sequence_length,
             seed=data.seed,

@@ -45,6 +45,9 @@ STAGES = {
     "annotate qa": "puna.stages.annotate_qa",
     "average": "puna.stages.average",
     "eval": "puna.stages.evaluate",
+    "quality label": "puna.stages.quality_label",
+    "quality train": "puna.stages.quality_train",
+    "quality apply": "puna.stages.quality_apply",
     "report": "puna.stages.report",
 }
 """Where the stage of each verb lives; its module is imported when the verb is known."""

@@ -11,7 +11,19 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from puna.data.document import Document
-from puna.data.sources import exercises, folder, jsonl, parquet, python_packages, python_stdlib, warc
+from puna.data.sources import (
+    code_tree,
+    crawl_list,
+    exercises,
+    folder,
+    html,
+    huggingface,
+    jsonl,
+    parquet,
+    python_packages,
+    python_stdlib,
+    warc,
+)
 from puna.data.sources.task import Report, SourceConfig, Task
 
 SourceEntry = Annotated[
@@ -19,6 +31,10 @@ SourceEntry = Annotated[
     | jsonl.JsonlConfig
     | parquet.ParquetConfig
     | warc.WarcConfig
+    | crawl_list.CrawlListConfig
+    | html.HtmlConfig
+    | code_tree.CodeTreeConfig
+    | huggingface.HuggingFaceConfig
     | python_stdlib.PythonStdlibConfig
     | python_packages.PythonPackagesConfig
     | exercises.ExercisesConfig,
@@ -39,6 +55,10 @@ SOURCES: dict[str, SourceKind] = {
     "jsonl": SourceKind(jsonl.tasks, jsonl.read),
     "parquet": SourceKind(parquet.tasks, parquet.read),
     "warc": SourceKind(warc.tasks, warc.read),
+    "crawl_list": SourceKind(crawl_list.tasks, crawl_list.read),
+    "html": SourceKind(html.tasks, html.read),
+    "code_tree": SourceKind(code_tree.tasks, code_tree.read),
+    "huggingface": SourceKind(huggingface.tasks, huggingface.read),
     "python_stdlib": SourceKind(python_stdlib.tasks, python_stdlib.read),
     "python_packages": SourceKind(python_packages.tasks, python_packages.read),
     "exercises": SourceKind(exercises.tasks, exercises.read),

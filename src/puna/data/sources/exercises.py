@@ -49,10 +49,4 @@ def read(config: ExercisesConfig, task: Task, report: Report) -> Iterator[Docume
     seed = config.seed * 1_000_003 + task.index
     pages = texts("train", n=int(task.parts[0]), seed=seed, kinds=config.kinds or None, levels=config.levels)
     for number, page in enumerate(pages):
-        yield Document(
-            page.strip() + "\n",
-            config.name,
-            f"puna:exercises/{seed}/{number}",
-            config.licence,
-            config.language,
-        )
+        yield config.document(page.strip() + "\n", f"puna:exercises/{seed}/{number}")

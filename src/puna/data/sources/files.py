@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from puna.core.errors import MissingError
+from puna.data.places import find_remote, is_remote, join, open_binary
 from puna.data.sources.task import Problem, Report
 
 
-def find_files(root: Path, *, include: Sequence[str], exclude: Sequence[str], source: str) -> list[tuple[str, int]]:
+def find_files(
+    root: Path | str, *, include: Sequence[str], exclude: Sequence[str], source: str
+) -> list[tuple[str, int]]:
     """Files under `root`, or `root` itself when it is a file.
 
     Args:
-        root: Folder or file.
+        root: Folder or file, local or remote.
         include: Glob patterns matched from the right (`*.py`) or over the whole relative path (`docs/*.md`).
         exclude: Patterns of files and of folder names to leave out; hidden entries are always left out.
         source: Name of the source, for the message.
@@ -23,6 +26,17 @@ def find_files(root: Path, *, include: Sequence[str], exclude: Sequence[str], so
     Raises:
         MissingError: There is no such path, or nothing in it matches.
     """
+    if is_remote(root):
+        everything = find_remote(str(root), source)
+        if len(everything) == 1:
+            return everything
+        chosen = [(n, s) for n, s in everything if _matches(n, include) and not _matches(n, exclude)]
+        if not chosen:
+            raise MissingError(
+                f"source {source!r}: no file under {root} matches {', '.join(include)}. Change include=..."
+            )
+        return chosen
+    root = Path(root)
     if root.is_file():
         return [(root.name, root.stat().st_size)]
     if not root.is_dir():
@@ -45,15 +59,16 @@ def find_files(root: Path, *, include: Sequence[str], exclude: Sequence[str], so
     return sorted(found)
 
 
-def locate(root: Path, part: str) -> Path:
+def locate(root: Path | str, part: str) -> Path | str:
     """The file of a part that `find_files` gave."""
-    return root if root.is_file() else root / part
+    return join(root, part)
 
 
-def read_bytes(path: Path, part: str, report: Report) -> bytes | None:
+def read_bytes(path: Path | str, part: str, report: Report) -> bytes | None:
     """A file's bytes, or None with a problem when the system refuses."""
     try:
-        return path.read_bytes()
+        with open_binary(path) as file:
+            return file.read()
     except OSError as error:
         report(Problem(part, "unreadable", error.strerror or type(error).__name__))
         return None

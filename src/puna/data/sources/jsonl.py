@@ -16,7 +16,7 @@ from puna.core.errors import PunaError
 from puna.data.compressed import Damage, read_lines
 from puna.data.document import Document, Scalar
 from puna.data.sources.files import find_files, locate
-from puna.data.sources.task import Problem, Report, SourceConfig, Task, group
+from puna.data.sources.task import Place, Problem, Report, SourceConfig, Task, group
 
 
 class RecordFields(SourceConfig):
@@ -30,10 +30,12 @@ class RecordFields(SourceConfig):
     """Field of the licence."""
     language_field: str = "language"
     """Field of the language."""
+    date_field: str = "date"
+    """Field of the capture's date, ISO 8601."""
     metadata_fields: tuple[str, ...] = ()
     """Fields to keep as metadata."""
 
-    def document(self, record: Any, address: str) -> Document:
+    def from_record(self, record: Any, file: str, number: int) -> Document:
         """A record as a document.
 
         Raises:
@@ -54,13 +56,15 @@ class RecordFields(SourceConfig):
         metadata: dict[str, Scalar] = {
             key: record[key] for key in self.metadata_fields if isinstance(record.get(key), (str, int, float, bool))
         }
-        return Document(
+        return self.document(
             text,
-            self.name,
-            word(self.url_field, address),
-            word(self.licence_field, self.licence),
-            word(self.language_field, self.language),
-            metadata,
+            word(self.url_field, f"{file}:{number}"),
+            licence=word(self.licence_field, ""),
+            language=word(self.language_field, ""),
+            date=word(self.date_field, ""),
+            file=file,
+            offset=number,
+            metadata=metadata,
         )
 
 
@@ -69,8 +73,8 @@ class JsonlConfig(RecordFields):
 
     kind: Literal["jsonl"] = "jsonl"
     """Which kind of source this is."""
-    path: Path
-    """A folder or a file."""
+    path: Place
+    """A folder or a file, local or remote."""
     include: tuple[str, ...] = ("*.jsonl", "*.jsonl.gz", "*.jsonl.zst", "*.ndjson", "*.json.gz", "*.json.zst")
     """Glob patterns of the files to read."""
     exclude: tuple[str, ...] = ()
@@ -91,28 +95,36 @@ def read(config: JsonlConfig, task: Task, report: Report) -> Iterator[Document]:
         PunaError: Too many malformed lines in one file.
     """
     for part in task.parts:
-        yield from _read_file(config, part, report)
+        yield from read_file(config, locate(config.path, part), part, config.max_bad_lines, report)
 
 
-def _read_file(config: JsonlConfig, part: str, report: Report) -> Iterator[Document]:
+def read_file(
+    config: RecordFields, place: Path | str, part: str, max_bad_lines: int, report: Report
+) -> Iterator[Document]:
+    """The records of one file.
+
+    Raises:
+        PunaError: More than `max_bad_lines` malformed lines.
+    """
+
     def damaged(damage: Damage) -> None:
         report(Problem(part, "damaged file", f"{damage.detail}; the records before it are kept", offset=damage.offset))
 
     bad = 0
     try:
-        for number, line in enumerate(read_lines(locate(config.path, part), damaged), start=1):
+        for number, line in enumerate(read_lines(place, damaged), start=1):
             if not line.strip():
                 continue
             try:
-                document = config.document(json.loads(line), f"{part}:{number}")
+                document = config.from_record(json.loads(line), part, number)
             except (ValueError, RecursionError) as error:
                 reason = "not UTF-8" if isinstance(error, UnicodeError) else "malformed line"
                 problem = Problem(part, reason, str(error), line=number)
                 report(problem)
                 bad += 1
-                if bad > config.max_bad_lines:
+                if bad > max_bad_lines:
                     raise PunaError(
-                        f"source {config.name!r}: more than {config.max_bad_lines} malformed lines in one file, the "
+                        f"source {config.name!r}: more than {max_bad_lines} malformed lines in one file, the "
                         f"last one {problem}. Check text_field, or raise max_bad_lines."
                     ) from None
                 continue

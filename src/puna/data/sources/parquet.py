@@ -6,9 +6,10 @@ from typing import Literal
 
 from puna.core.errors import need
 from puna.data.document import Document
+from puna.data.places import open_binary
 from puna.data.sources.files import find_files, locate
 from puna.data.sources.jsonl import RecordFields
-from puna.data.sources.task import Problem, Report, Task, group
+from puna.data.sources.task import Place, Problem, Report, Task, group
 
 
 class ParquetConfig(RecordFields):
@@ -16,8 +17,8 @@ class ParquetConfig(RecordFields):
 
     kind: Literal["parquet"] = "parquet"
     """Which kind of source this is."""
-    path: Path
-    """A folder or a file."""
+    path: Place
+    """A folder or a file, local or remote."""
     include: tuple[str, ...] = ("*.parquet",)
     """Glob patterns of the files to read."""
     exclude: tuple[str, ...] = ()
@@ -32,36 +33,48 @@ def tasks(config: ParquetConfig) -> list[Task]:
 
 def read(config: ParquetConfig, task: Task, report: Report) -> Iterator[Document]:
     """The task's rows as documents; a row group that cannot be read is reported and left out."""
+    for part in task.parts:
+        yield from read_file(config, locate(config.path, part), part, report)
+
+
+def read_file(config: RecordFields, place: Path | str, part: str, report: Report) -> Iterator[Document]:
+    """The rows of one file; a row group that cannot be read is reported and left out."""
     parquet = need("pyarrow.parquet", extra="data")
     pyarrow = need("pyarrow", extra="data")
-    for part in task.parts:
-        try:
-            file = parquet.ParquetFile(locate(config.path, part))
-        except (pyarrow.ArrowException, OSError) as error:
-            report(Problem(part, "damaged file", _first_line(error)))
-            continue
-        with file:
-            names = [config.text_field, config.url_field, config.licence_field, config.language_field]
-            names += config.metadata_fields
-            columns = [name for name in file.schema_arrow.names if name in names]
-            if config.text_field not in columns:
-                detail = f"no column {config.text_field!r}; it has {', '.join(file.schema_arrow.names)}"
-                report(Problem(part, "no text column", detail))
-                continue
-            first = 1
-            for index in range(file.num_row_groups):
-                rows = file.metadata.row_group(index).num_rows
+    try:
+        handle = open_binary(place)
+    except OSError as error:
+        report(Problem(part, "unreadable", error.strerror or str(error)))
+        return
+    try:
+        file = parquet.ParquetFile(handle)
+    except (pyarrow.ArrowException, OSError) as error:
+        handle.close()
+        report(Problem(part, "damaged file", _first_line(error)))
+        return
+    with handle, file:
+        names = [config.text_field, config.url_field, config.licence_field, config.language_field]
+        names.append(config.date_field)
+        names += config.metadata_fields
+        columns = [name for name in file.schema_arrow.names if name in names]
+        if config.text_field not in columns:
+            detail = f"no column {config.text_field!r}; it has {', '.join(file.schema_arrow.names)}"
+            report(Problem(part, "no text column", detail))
+            return
+        first = 1
+        for index in range(file.num_row_groups):
+            rows = file.metadata.row_group(index).num_rows
+            try:
+                records = file.read_row_group(index, columns=columns).to_pylist()
+            except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+                report(Problem(part, "damaged row group", f"row group {index}: {_first_line(error)}", line=first))
+                records = []
+            for number, record in enumerate(records, start=first):
                 try:
-                    records = file.read_row_group(index, columns=columns).to_pylist()
-                except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-                    report(Problem(part, "damaged row group", f"row group {index}: {_first_line(error)}", line=first))
-                    records = []
-                for number, record in enumerate(records, start=first):
-                    try:
-                        yield config.document(record, f"{part}:{number}")
-                    except ValueError as error:
-                        report(Problem(part, "malformed row", str(error), line=number))
-                first += rows
+                    yield config.from_record(record, part, number)
+                except ValueError as error:
+                    report(Problem(part, "malformed row", str(error), line=number))
+            first += rows
 
 
 def _first_line(error: Exception) -> str:

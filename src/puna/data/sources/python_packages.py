@@ -109,7 +109,7 @@ def _read_package(
     if prose and "readme" in config.parts:
         text = _description(fields)
         if text.strip():
-            yield Document(text, config.name, address, licence, language)
+            yield config.document(text, address, licence=licence, language=language)
     # prose before docstrings, so that a package at its limit gives what people wrote to be read
     for file in sorted(distribution.files or [], key=lambda f: (f.suffix == ".py", str(f))):
         path = PurePosixPath(file)
@@ -126,13 +126,13 @@ def _read_package(
         url = f"{address}#{path}"
         if is_document:
             if text := decode_utf8(data, part, report):
-                yield Document(text, config.name, url, licence, language)
+                yield config.document(text, url, licence=licence, language=language)
             continue
         source = decode_python(data, part, report)
         if source and not prose:
-            yield Document(source, config.name, url, licence, "python")
+            yield config.document(source, url, licence=licence, language="python")
         elif source and (page := docstring_page(source, module_name(str(path)), part, report)):
-            yield Document(page, config.name, url, licence, language)
+            yield config.document(page, url, licence=licence, language=language)
 
 
 def _description(fields: Message) -> str:

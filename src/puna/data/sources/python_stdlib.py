@@ -52,9 +52,9 @@ def read(config: PythonStdlibConfig, task: Task, report: Report) -> Iterator[Doc
             continue
         url = f"https://github.com/python/cpython/blob/v{version}/Lib/{part}"
         if config.domain == "code":
-            yield Document(text, config.name, url, config.licence, "python")
+            yield config.document(text, url, language="python", file=part)
         elif page := docstring_page(text, module_name(part), part, report):
-            yield Document(page, config.name, url, config.licence, config.language or "en")
+            yield config.document(page, url, language=config.language or "en", file=part)
 
 
 def module_name(part: str) -> str:

@@ -5,14 +5,18 @@ that is handed to a worker, killed, and done again, so it is described by plain 
 on nothing but itself. A part that cannot be read is a *problem*: reported with where and why, and the rest goes on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from puna.core.config import Config
+from puna.data.document import Document, Scalar
 
+Place = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+"""A path, or an address that fsspec opens."""
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
 
 
@@ -29,6 +33,34 @@ class SourceConfig(Config):
     """Licence of the documents where the source does not know better."""
     task_bytes: int = Field(default=8 << 20, ge=1)
     """Input bytes of one task, about: the granularity of resuming and of the process pool."""
+
+    def document(
+        self,
+        text: str,
+        url: str,
+        *,
+        licence: str = "",
+        language: str = "",
+        file: str = "",
+        offset: int = -1,
+        date: str = "",
+        metadata: Mapping[str, Scalar] | None = None,
+    ) -> Document:
+        """A document of this source; what the record does not say, the source does."""
+        language = language or self.language
+        return Document(
+            text,
+            self.name,
+            url,
+            licence or self.licence,
+            language,
+            metadata or {},
+            self.domain,
+            1.0 if language else 0.0,
+            date,
+            file,
+            offset,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,23 @@
-"""Web archives: WARC responses through a main-content extractor, WET conversions as they are.
+"""Web archives: WARC responses through an extractor, WET conversions as they are.
 
-FastWARC reads the records and resiliparse extracts the text; both are C++ and need no network. A record that cannot
-be read is reported with its offset, and the good ones survive. Resuming inside a file, language identification,
-other extractors and a killable child are the curation room's later work.
+Each page keeps the way back (file, offset of its record), the date of its capture, and what server and page say about
+its use. A `revisit` record says that a page did not change and has no body; it is counted, not quarantined.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
 from puna.core.errors import need
-from puna.data.compressed import Damage, read_blocks
-from puna.data.document import Document
-from puna.data.sources.files import find_files, locate
-from puna.data.sources.task import Problem, Report, SourceConfig, Task, group
+from puna.data.document import Document, Scalar
+from puna.data.extract.guard import ExtractionError, Guard
+from puna.data.extract.html import ExtractionConfig, licence_name
+from puna.data.places import join, open_binary
+from puna.data.sources.files import find_files
+from puna.data.sources.task import Place, Problem, Report, SourceConfig, Task, group
+from puna.data.sources.warc_records import Record, Response, http_response, read_records
 
 _HTML_TYPES = ("text/html", "application/xhtml+xml")
 
@@ -25,16 +27,18 @@ class WarcConfig(SourceConfig):
 
     kind: Literal["warc"] = "warc"
     """Which kind of source this is."""
-    path: Path
-    """A folder or a file."""
+    path: Place
+    """A folder or a file, local or remote (`s3://commoncrawl/...`, `https://...`)."""
     include: tuple[str, ...] = ("*.warc", "*.warc.gz", "*.warc.lz4", "*.warc.zst", "*.wet", "*.wet.gz")
     """Glob patterns of the files to read."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of files and names of folders to leave out."""
-    extract: Literal["main_content", "whole_page"] = "main_content"
-    """What to take from a page."""
+    extraction: ExtractionConfig = ExtractionConfig()
+    """How pages become text."""
     max_record_bytes: int = Field(default=16 << 20, ge=1)
     """Larger records are reported and left out."""
+    task_bytes: int = Field(default=64 << 20, ge=1)
+    """Input bytes of one task, about; a file is never cut."""
 
 
 def tasks(config: WarcConfig) -> list[Task]:
@@ -45,71 +49,77 @@ def tasks(config: WarcConfig) -> list[Task]:
 
 def read(config: WarcConfig, task: Task, report: Report) -> Iterator[Document]:
     """The task's pages as documents."""
-    for part in task.parts:
-        yield from _read_file(config, part, report)
+    with Guard(config.extraction) as guard:
+        for part in task.parts:
+            yield from _read_file(config, part, guard, report)
 
 
-def _read_file(config: WarcConfig, part: str, report: Report) -> Iterator[Document]:
-    warc = need("fastwarc.warc", extra="data")
-    wanted = warc.WarcRecordType.response | warc.WarcRecordType.conversion
-    with locate(config.path, part).open("rb") as stream:
-        records = warc.ArchiveIterator(stream, record_types=wanted, parse_http=True)
-        offset = 0
-        while True:
+def _read_file(config: WarcConfig, part: str, guard: Guard, report: Report) -> Iterator[Document]:
+    def trouble(reason: str, detail: str, offset: int) -> None:
+        report(Problem(part, reason, detail, offset=offset))
+
+    opened = partial(open_binary, join(config.path, part))
+    try:
+        for record in read_records(opened, trouble, max_bytes=config.max_record_bytes):
             try:
-                record = next(records)
-            except StopIteration:
-                _check_end(locate(config.path, part), part, offset, report)
-                return
-            except (
-                Exception
-            ) as error:  # the readers raise several unrelated classes; whatever it is, the file ends here
-                report(Problem(part, "damaged record", str(error) or type(error).__name__, offset=offset))
-                return
-            offset = record.stream_pos
-            try:
-                document = _document(config, record)
-            except Exception as error:  # as above: one page must not cost the others
-                report(Problem(part, "unreadable record", str(error) or type(error).__name__, offset=offset))
-                continue
-            if document is not None:
-                yield document
+                document = _document(config, part, record, guard)
+            except ExtractionError as error:
+                trouble("extraction failed", str(error), record.offset)
+            except (ValueError, LookupError) as error:  # one page must not cost the others
+                trouble("unreadable record", str(error), record.offset)
+            else:
+                if document is not None:
+                    yield document
+    except OSError as error:
+        report(Problem(part, "unreadable", error.strerror or str(error)))
 
 
-def _check_end(path: Path, part: str, last_record: int, report: Report) -> None:
-    """FastWARC ends without a word where a gzip member is cut in a record's header; look at the last members again."""
-    if path.suffix != ".gz":
-        return
-    with path.open("rb") as stream:
-        stream.seek(last_record)
-        start = last_record if stream.read(2) == b"\x1f\x8b" else 0  # one member for all: records have no offsets
-
-    def damaged(damage: Damage) -> None:
-        report(Problem(part, "damaged file", f"{damage.detail}; the records before it are kept", offset=damage.offset))
-
-    for _ in read_blocks(path, damaged, start=start):
-        pass
-
-
-def _document(config: WarcConfig, record: Any) -> Document | None:
-    is_html = (record.http_content_type or "").lower() in _HTML_TYPES
-    is_text = record.headers.get("WARC-Type") == "conversion"
-    if not is_html and not is_text:
-        return None
-    if record.content_length > config.max_record_bytes:
-        raise ValueError(f"{record.content_length} bytes, max_record_bytes is {config.max_record_bytes}")
-    body = record.reader.read()
-    if len(body) < record.content_length:
-        raise ValueError(f"truncated: {len(body)} of {record.content_length} bytes")
-    if is_text:
-        text = body.decode("utf-8")
+def _document(config: WarcConfig, part: str, record: Record, guard: Guard) -> Document | None:
+    metadata: dict[str, Scalar] = {}
+    licence = ""
+    if record.kind == "conversion":
+        text = record.block.decode("utf-8")
+    elif record.kind == "response":
+        response = http_response(record.block)
+        if response is None or response.status >= 400 or not _is_html(response):
+            return None
+        page = guard.extract(response.body, _charset(response))
+        text, licence = page.pop("text"), page.pop("licence", "")
+        metadata = {**page, **_header_rights(response)}
+    elif record.kind == "resource" and record.headers.get("content-type", "").startswith(_HTML_TYPES):
+        page = guard.extract(record.block, "")
+        text, licence = page.pop("text"), page.pop("licence", "")
+        metadata = page
     else:
-        parse = need("resiliparse.parse.html", extra="data")
-        encoding = need("resiliparse.parse.encoding", extra="data")
-        plain = need("resiliparse.extract.html2text", extra="data")
-        declared = record.http_charset or encoding.detect_encoding(body)
-        tree = parse.HTMLTree.parse_from_bytes(body, declared)
-        text = plain.extract_plain_text(tree, main_content=config.extract == "main_content", alt_texts=True)
-    url = record.headers.get("WARC-Target-URI", "").strip("<>") or record.record_id
-    metadata = {"warc_date": record.headers.get("WARC-Date", ""), "warc_offset": record.stream_pos}
-    return Document(text, config.name, url, config.licence, config.language, metadata) if text.strip() else None
+        return None
+    if not text.strip():
+        return None
+    url = record.url or record.headers.get("warc-record-id", "").strip("<>")
+    date = record.headers.get("warc-date", "")
+    return config.document(text, url, licence=licence, file=part, offset=record.offset, date=date, metadata=metadata)
+
+
+def _is_html(response: Response) -> bool:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in _HTML_TYPES:
+        return True
+    return not kind and response.body[:512].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _charset(response: Response) -> str:
+    for item in response.headers.get("content-type", "").split(";")[1:]:
+        name, _, value = item.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip(" \"'")
+    return ""
+
+
+def _header_rights(response: Response) -> dict[str, Any]:
+    found = {}
+    if robots := response.headers.get("x-robots-tag"):
+        found["robots"] = robots.lower()
+    if tdm := response.headers.get("tdm-reservation"):
+        found["tdm_reservation"] = tdm.lower()
+    if "license" in response.headers.get("link", ""):
+        found["licence_link"] = licence_name(response.headers["link"])
+    return found

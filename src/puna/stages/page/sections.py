@@ -186,9 +186,8 @@ def funnel(corpus_path: Path, shards_path: Path) -> Section:
         tokens = sum(
             s.n_tokens for split in ("train", "held_out") for n, s in shards.sources(split).items() if n == name
         )
-        dropped = (
-            ", ".join(f"{why} {n['documents']}" for why, n in source["dropped"].items() if n["documents"]) or "none"
-        )
+        reasons = {why: n["documents"] for step in source["steps"].values() for why, n in step["dropped"].items()}
+        dropped = ", ".join(f"{why} {n}" for why, n in sorted(reasons.items(), key=lambda r: -r[1])) or "none"
         unread = sum(source["problems"].values())
         read, kept = source["read"], source["kept"]
         rows.append(
@@ -196,7 +195,6 @@ def funnel(corpus_path: Path, shards_path: Path) -> Section:
                 name,
                 f"{read['documents']:,}",
                 dropped,
-                f"{source['duplicates']['documents']:,}",
                 f"{unread:,}",
                 f"{kept['documents']:,}",
                 console.short_bytes(kept["bytes"]),
@@ -204,12 +202,11 @@ def funnel(corpus_path: Path, shards_path: Path) -> Section:
             ]
         )
         bars.append((name, float(tokens), f"{console.short_number(tokens)} tokens"))
-    columns = ["source", "read", "dropped", "duplicates", "unreadable", "kept", "text", "tokens"]
+    columns = ["source", "read", "dropped", "unreadable", "kept", "text", "tokens"]
     return Section(
         "data",
         "Data",
-        charts.bar_chart("Tokens by source", bars, unit="tokens")
-        + html.table(columns, rows, numeric=[1, 3, 4, 5, 6, 7]),
+        charts.bar_chart("Tokens by source", bars, unit="tokens") + html.table(columns, rows, numeric=[1, 3, 4, 5, 6]),
     )
 
 

@@ -1,0 +1,1 @@
+"""What is there twice: by address, by near-equal text, by repeated passages, by meaning."""

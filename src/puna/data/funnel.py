@@ -1,0 +1,131 @@
+"""The funnel: from the records of all tasks to one account of a corpus, and its rows for a table.
+
+Counted for each source and step: documents and bytes that came in, went out, and were dropped by each reason; what
+edits did; what could not be read. Tokens are estimated from bytes until a tokenizer has seen the text.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from puna.core import console
+from puna.data.corpus import FORMAT, Corpus
+from puna.data.passes import name_steps
+from puna.data.sources.task import SourceConfig, Task
+from puna.data.steps.registry import STEPS
+from puna.data.steps.step import StepConfig
+
+BYTES_PER_TOKEN = 4.4  # English web text under a 128K vocabulary; other scripts and code differ
+
+
+def make_manifest(
+    sources: Sequence[SourceConfig],
+    steps: Sequence[StepConfig],
+    tasks: Mapping[str, Sequence[Task]],
+    records: Mapping[int, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, Any]:
+    """The manifest of a corpus.
+
+    Args:
+        sources: In the recipe's order.
+        steps: In the recipe's order.
+        tasks: By source.
+        records: By pass and task name, what the tasks wrote down.
+    """
+    named = name_steps(steps)
+    first, last = records[min(records)], records[max(records)]
+    found: dict[str, Any] = {}
+    for source in sources:
+        mine = [task.name for task in tasks[source.name]]
+        by_step: dict[str, Any] = {}
+        for step in named:
+            parts = [record[name]["steps"].get(step.name) for record in records.values() for name in mine]
+            by_step[step.name] = _add([part for part in parts if part])
+        found[source.name] = {
+            "kind": getattr(source, "kind", ""),
+            "domain": source.domain,
+            "licence": source.licence,
+            "read": _sizes(first[name]["read"] for name in mine),
+            "problems": _sum(first[name]["problems"] for name in mine),
+            "steps": by_step,
+            "kept": _sizes(last[name]["kept"] for name in mine),
+            "languages": _nested(last[name]["languages"] for name in mine),
+            "licences": _nested(last[name]["licences"] for name in mine),
+            "tasks": [name for name in mine if last[name]["kept"].get("documents")],
+        }
+    return {
+        "format": FORMAT,
+        "order": [source.name for source in sources],
+        "steps": [{"name": s.name, "kind": s.kind, "form": type(STEPS[s.kind]).__name__.lower()} for s in named],
+        "sources": found,
+    }
+
+
+def _sum(counts: Any) -> dict[str, int]:
+    total = Counter[str]()
+    for count in counts:
+        total.update(count)
+    return dict(total)
+
+
+def _sizes(counts: Any) -> dict[str, int]:
+    return {"documents": 0, "bytes": 0} | _sum(counts)
+
+
+def _nested(tables: Any) -> dict[str, dict[str, int]]:
+    total: dict[str, Counter[str]] = {}
+    for table in tables:
+        for key, counts in table.items():
+            total.setdefault(key, Counter()).update(counts)
+    return {key: dict(total[key]) for key in sorted(total)}
+
+
+def _add(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "in": _sizes(part["in"] for part in parts),
+        "out": _sizes(part["out"] for part in parts),
+        "dropped": _nested(part["dropped"] for part in parts),
+        "edits": _sum(part["edits"] for part in parts),
+    }
+
+
+def totals(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The same account over all sources: `read`, `problems`, `steps`, `kept`, `languages`, `licences`."""
+    sources = list(manifest["sources"].values())
+    return {
+        "read": _sizes(s["read"] for s in sources),
+        "problems": _sum(s["problems"] for s in sources),
+        "steps": {step["name"]: _add([s["steps"][step["name"]] for s in sources]) for step in manifest["steps"]},
+        "kept": _sizes(s["kept"] for s in sources),
+        "languages": _nested(s["languages"] for s in sources),
+        "licences": _nested(s["licences"] for s in sources),
+    }
+
+
+def funnel(corpus: Corpus) -> list[tuple[str, str, str, str, str]]:
+    """Rows of the funnel over all sources: step, documents, bytes, tokens (estimated), top reasons."""
+    total = totals(corpus.manifest)
+    rows = [_row("read", total["read"], "; ".join(f"{n} could not be read: {r}" for r, n in total["problems"].items()))]
+    for name, step in total["steps"].items():
+        reasons = sorted(step["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))[:3]
+        said = [f"-{counts['documents']} {reason.partition(': ')[2] or reason}" for reason, counts in reasons]
+        said += [f"{n} {what}" for what, n in sorted(step["edits"].items(), key=lambda item: -item[1])[:3]]
+        rows.append(_row(name, step["out"], "; ".join(said)))
+    return rows
+
+
+def _row(name: str, counts: Mapping[str, int], note: str) -> tuple[str, str, str, str, str]:
+    tokens = console.short_number(counts["bytes"] / BYTES_PER_TOKEN)
+    return name, str(counts["documents"]), console.short_bytes(counts["bytes"]), tokens, note
+
+
+def nothing_left(manifest: Mapping[str, Any]) -> str:
+    """Why a corpus came out empty."""
+    total = totals(manifest)
+    reasons = Counter[str]()
+    for step in total["steps"].values():
+        reasons.update({reason: counts["documents"] for reason, counts in step["dropped"].items()})
+    reasons.update({f"could not be read: {reason}": n for reason, n in total["problems"].items()})
+    why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "the files hold no text"
+    read = total["read"]["documents"]
+    return f"the corpus is empty: {read} documents were read and none is left. Why: {why}. Change steps or sources."

@@ -1,0 +1,95 @@
+import random
+
+import numpy as np
+import pytest
+
+from puna.core.errors import MissingError, UsageError
+from puna.data.dedup import tfidf
+from puna.data.dedup.embed import Model2vec, open_embedder
+from puna.data.dedup.kmeans import assign, fit_centroids
+from puna.data.dedup.semantic import SEMANTIC, SemanticConfig
+from tests.data.dedup.texts import documents
+from tests.data.steps.barrier_bench import decide_on, kept
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    rng = random.Random(0)
+    topics = [[f"t{t}w{i}" for i in range(150)] for t in range(12)]
+    texts = [[rng.choice(topics[n % 12]) for _ in range(120)] for n in range(180)]
+    copies = []
+    for text in texts[:20]:
+        some = [word for word in text if rng.random() > 0.1]
+        rng.shuffle(some)
+        copies.append(some)
+    return documents([" ".join(text) for text in texts + copies])
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+def test_shuffled_copies_with_words_left_out_are_found(corpus, parts):
+    config = SemanticConfig(min_similarity=0.9, cluster_documents=40, sample_documents=200)
+    decisions = decide_on(corpus, SEMANTIC, config, parts=parts)
+    keep, twins = kept(decisions), [t for d in decisions for t in d.twins or ()]
+    assert sum(keep[:180]) >= 178
+    assert sum(twins[180 + i] == corpus[i].id for i in range(20)) >= 19
+
+
+def test_hard_keeps_what_is_farthest_from_the_middle(corpus):
+    config = SemanticConfig(min_similarity=0.9, cluster_documents=40, keep="hard")
+    keep = kept(decide_on(corpus, SEMANTIC, config))
+    assert sum(keep) == sum(kept(decide_on(corpus, SEMANTIC, config.model_copy(update={"keep": "first"}))))
+
+
+def test_short_documents_are_left_alone():
+    assert all(kept(decide_on(documents(["a b c", "a b c", ""]), SEMANTIC, SemanticConfig())))
+
+
+def test_the_projection_keeps_what_a_full_decomposition_keeps(corpus):
+    buckets, counts = tfidf.terms_of([d.text for d in corpus[:100]])
+    offsets = np.concatenate([[0], np.cumsum([len(b) for b in buckets])])
+    terms = tfidf.Terms(np.concatenate(buckets), np.concatenate(counts), offsets)
+    idf = tfidf.idf_of(np.bincount(terms.buckets, minlength=tfidf.BUCKETS), 100)
+    got = tfidf.fit(terms, idf, width=8, seed=0).embed(terms)
+    dense = np.zeros((100, tfidf.BUCKETS), np.float32)
+    for row in range(100):
+        dense[row, buckets[row]] = (1 + np.log(counts[row].astype(np.float32))) * idf[buckets[row]]
+    dense = dense[:, dense.any(axis=0)]
+    unit = dense / np.linalg.norm(dense, axis=1, keepdims=True)
+    best = np.linalg.svd(unit, full_matrices=False)[2][:8]
+    expected = dense @ best.T
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.corrcoef((got @ got.T).ravel(), (expected @ expected.T).ravel())[0, 1] > 0.97
+
+
+def test_kmeans_finds_directions_and_is_deterministic():
+    rng = np.random.default_rng(0)
+    middles = np.eye(8, dtype=np.float32)[:5]
+    rows = np.repeat(middles, 40, axis=0) + 0.05 * rng.standard_normal((200, 8), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    centroids = fit_centroids(rows, 8, iterations=30, seed=3)
+    assert np.array_equal(centroids, fit_centroids(rows, 8, iterations=30, seed=3))
+    assert assign(middles, centroids)[1].min() > 0.9
+
+
+def test_a_model2vec_folder_embeds_by_mean_vectors(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    from safetensors.numpy import save_file
+
+    vocabulary = {"[UNK]": 0, "cat": 1, "dog": 2}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    save_file({"embeddings": np.array([[0, 0], [1, 0], [0, 1]], np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "model2vec", "normalize": true}')
+    embedder = open_embedder(tmp_path, "")
+    assert isinstance(embedder, Model2vec)
+    assert embedder.embed(["cat dog", "cat", ""]).tolist() == [[0.5, 0.5], [1, 0], [0, 0]]
+    long = documents(["cat " * 30, "dog " * 30, "cat " * 31])
+    assert kept(decide_on(long, SEMANTIC, SemanticConfig(model=tmp_path), parts=2)) == [True, True, False]
+
+
+def test_a_folder_without_a_known_model_says_what_is_missing(tmp_path):
+    with pytest.raises(UsageError, match="no opener"):
+        open_embedder(tmp_path, "")
+    with pytest.raises(MissingError, match="is not there"):
+        open_embedder(tmp_path / "none", "")
