@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from puna.core.errors import MissingError, UsageError
 from puna.data.corpus import Corpus
@@ -23,6 +23,8 @@ from puna.data.ledger import COLUMNS
 from puna.data.places import join, open_binary
 from puna.data.sources.warc_records import record_at
 from puna.data.steps.url_list import host_of
+
+pc: Any = pyarrow.compute  # its functions are made when it is imported: a type checker sees none
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ _TITLES: dict[Order, str] = {"largest": "Largest", "weakest": "Weakest"}
 
 def sections(corpus: Corpus) -> list[Section]:
     """One section for each step that found copies; none where there are none."""
-    looks = [(step, order) for step in steps_with_clusters(corpus) for order in _TITLES]
+    looks: list[tuple[str, Order]] = [(step, order) for step in steps_with_clusters(corpus) for order in _TITLES]
     bare = [
         (order, cluster) for step, order in looks for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
     ]
