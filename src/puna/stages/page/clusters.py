@@ -11,7 +11,8 @@ _TITLES: dict[Order, str] = {"largest": "Largest", "weakest": "Weakest"}
 
 def sections(corpus: Corpus) -> list[Section]:
     """One section for each step that found copies; none where there are none."""
-    looks: list[tuple[str, Order]] = [(step, order) for step in steps_with_clusters(corpus) for order in _TITLES]
+    orders: tuple[Order, ...] = ("largest", "weakest")
+    looks = [(step, order) for step in steps_with_clusters(corpus) for order in orders]
     bare = [
         (order, cluster) for step, order in looks for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
     ]
