@@ -12,8 +12,8 @@ _TITLES: dict[Order, str] = {"largest": "Largest", "weakest": "Weakest"}
 def sections(corpus: Corpus) -> list[Section]:
     """One section for each step that found copies; none where there are none."""
     orders: tuple[Order, ...] = ("largest", "weakest")
-    looks = [(step, order) for step in steps_with_clusters(corpus) for order in orders]
-    bare = [
+    looks: list[tuple[str, Order]] = [(step, order) for step in steps_with_clusters(corpus) for order in orders]
+    bare: list[tuple[Order, Cluster]] = [
         (order, cluster) for step, order in looks for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
     ]
     bodies: dict[str, str] = {}
