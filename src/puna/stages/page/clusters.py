@@ -11,9 +11,11 @@ _TITLES: dict[Order, str] = {"largest": "Largest", "weakest": "Weakest"}
 
 def sections(corpus: Corpus) -> list[Section]:
     """One section for each step that found copies; none where there are none."""
-    looks = [(step, order) for step in steps_with_clusters(corpus) for order in _TITLES]
-    bare = [
-        (order, cluster) for step, order in looks for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
+    bare: list[tuple[Order, Cluster]] = [
+        (order, cluster)
+        for step in steps_with_clusters(corpus)
+        for order in _TITLES
+        for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
     ]
     bodies: dict[str, str] = {}
     shown: set[tuple[str, str]] = set()
