@@ -1,7 +1,7 @@
 """Shards as Megatron's indexed data set: `.bin` and `.idx`, which Megatron-LM and its descendants train from.
 
     PREFIX.bin   tokens end to end: uint16 below 65,500 ids, int32 above
-    PREFIX.idx   "MMIDIDX" and two zero bytes, version 1, code of the type, number of sequences, number of documents + 1, then
+    PREFIX.idx   "MMIDIDX" and two zero bytes, version 1, code of the type, number of sequences, documents + 1, then
                  int32 lengths, int64 byte offsets, int64 first sequence of each document
 
 One of our documents (with its begin and end token) is one sequence and one document there.
