@@ -19,7 +19,7 @@ path = "texts"
 kind = "exercises"
 name = "exercises"
 pages = 400
-[[filters]]
+[[steps]]
 kind = "length"
 """,
     "tokenizer": """

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from puna.cli import data_clusters
 from puna.cli.stage_verb import HELP, examples, recipe_arguments
 
 
@@ -22,6 +23,9 @@ from puna.cli.stage_verb import HELP, examples, recipe_arguments
 )
 def command() -> None:
     """Look at corpora and shards: what was dropped and why, where a token comes from."""
+
+
+command.add_command(data_clusters.command)
 
 
 @command.command(

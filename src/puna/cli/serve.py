@@ -48,23 +48,11 @@ def command(
 
     chosen = resolved.config
     if api_key_file:
-        chosen = ServeConfig.model_validate({**chosen.model_dump(), "api_key": _key(api_key_file)})
+        from puna.serve.keys import read_key
+
+        chosen = ServeConfig.model_validate({**chosen.model_dump(), "api_key": read_key(api_key_file)})
     listener = listen(chosen)  # before torch and the model are loaded: a port in use is told at once
     with listener.socket:
         from puna.infer.engine import Engine
 
         serve(Engine.load(path), listener=listener, config=chosen)
-
-
-def _key(path: str) -> str:
-    from pathlib import Path
-
-    from puna.core.errors import MissingError, UsageError
-
-    try:
-        key = Path(path).read_text(encoding="utf-8").strip()
-    except FileNotFoundError as error:
-        raise MissingError(f"key file {path} is not there") from error
-    if not key:
-        raise UsageError(f"key file {path} is empty; write the key into it")
-    return key

@@ -145,8 +145,7 @@ def curate(
     if flow.work.finished():
         return Corpus.open(flow.folder)
     flow.begin()
-    run = executor(engine, workers, flow.planned.n_bytes)
-    with StopRequest() as stop:
+    with executor(engine, workers, flow.planned.n_bytes) as run, StopRequest() as stop:
         for this in flow.planned.passes:
             flow.map(this, flow.planned.all_tasks, run, stop)
             flow.decide(this, run)
@@ -173,8 +172,7 @@ def curate_part(config: CurateConfig, folder: Path | str, *, index: int, part: i
         raise UsageError(
             f"there is no part {part} of {parts} in pass {index}; passes are 0 to {len(flow.planned.passes) - 1}"
         )
-    run = executor("local", 1)
-    with StopRequest() as stop:
+    with executor("local", 1) as run, StopRequest() as stop:
         for this in flow.planned.passes[:index]:
             if left := [task for task in flow.planned.all_tasks if not flow.job(this).done(task)]:
                 raise UsageError(
@@ -221,11 +219,11 @@ class _Flow:
             work = partial(rejudge.run_task, job, stored)
         else:
             work = partial(run_task, job)
-        results = iter(run(work, todo))
+        results = run(work, todo)
         with (
             console.progress(f"pass {this.index}", total=sum(t.n_bytes for t in todo), unit="bytes") as bar,
             closing(results),
-        ):  # type: ignore[type-var]
+        ):
             for task, _ in zip(todo, results, strict=True):
                 bar.advance(task.n_bytes)
                 bar.note(task.name)

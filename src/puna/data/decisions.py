@@ -94,7 +94,7 @@ def _applies(index: Path, config: StepConfig) -> NDArray[np.bool_]:
     mask = np.ones(table.num_rows, dtype=bool)
     for column, wanted in (("domain", config.domains), ("language", config.languages)):
         if wanted:
-            found = pc.is_in(table.column(column), value_set=pa.array(list(wanted)))
+            found = pc.call_function("is_in", [table.column(column)], pc.SetLookupOptions(pa.array(list(wanted))))
             mask &= found.to_numpy(zero_copy_only=False).astype(bool)
     return mask
 

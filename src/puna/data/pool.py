@@ -12,9 +12,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, Literal, TypeVar
@@ -24,7 +26,7 @@ from puna.core.errors import PunaError, need
 
 T = TypeVar("T")
 R = TypeVar("R")
-Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+Executor = Callable[[Callable[[Any], Any], Sequence[Any]], Generator[Any, None, None]]
 
 SMALL_BYTES = 4 << 20
 ATTEMPTS = 3  # of a task whose worker died
@@ -40,17 +42,26 @@ def default_workers(n_bytes: int | None = None) -> int:
     return min(2, processors, 1 if n_bytes is not None and n_bytes < SMALL_BYTES else 2)
 
 
-def executor(kind: Literal["local", "ray"], workers: int | None, n_bytes: int | None = None) -> Executor:
+@contextmanager
+def executor(kind: Literal["local", "ray"], workers: int | None, n_bytes: int | None = None) -> Iterator[Executor]:
     """What `curate` runs its tasks with: `run(function, items)` gives the results in the order of the items.
 
     Args:
         kind: Processes of this machine, or the Ray cluster that this machine belongs to (a local one without any).
         workers: Tasks at a time; None means `default_workers` here, and as many as there are processors on Ray.
         n_bytes: Size of the work.
+
+    Yields:
+        The function; processes that it started end with the context.
     """
     if kind == "ray":
-        return partial(on_ray, workers=workers)
-    return partial(in_order, workers=workers or default_workers(n_bytes))
+        yield partial(on_ray, workers=workers)
+        return
+    processes = _Processes()
+    try:
+        yield partial(_in_order, processes, workers or default_workers(n_bytes))
+    finally:
+        processes.close()
 
 
 def in_order(work: Callable[[T], R], tasks: Sequence[T], *, workers: int) -> Generator[R, None, None]:
@@ -67,17 +78,49 @@ def in_order(work: Callable[[T], R], tasks: Sequence[T], *, workers: int) -> Gen
     Raises:
         PunaError: Workers died again and again at the same task.
     """
+    processes = _Processes()
+    try:
+        yield from _in_order(processes, workers, work, tasks)
+    finally:
+        processes.close()
+
+
+class _Processes:
+    """Workers that serve call after call: a process costs a second to start, and a curation makes many calls."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._workers = 0
+
+    def pool(self, workers: int) -> ProcessPoolExecutor:
+        if self._pool is None or self._workers != workers:
+            self.close()
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_begin_worker)
+            self._workers = workers
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _in_order(
+    processes: _Processes, workers: int, work: Callable[[T], R], tasks: Sequence[T]
+) -> Generator[R, None, None]:
     if workers <= 1 or len(tasks) <= 1:
         yield from map(work, tasks)
         return
     done = deaths = 0
     while done < len(tasks):
-        results = _one_pool(work, tasks[done:], workers if deaths < ATTEMPTS - 1 else 1)
+        results = _ahead(processes.pool(workers if deaths < ATTEMPTS - 1 else 1), work, tasks[done:], 4 * workers)
         try:
             for result in results:
                 done, deaths = done + 1, 0
                 yield result
         except BrokenProcessPool:
+            processes.close()
             deaths += 1
             if deaths >= ATTEMPTS:
                 raise PunaError(
@@ -89,19 +132,20 @@ def in_order(work: Callable[[T], R], tasks: Sequence[T], *, workers: int) -> Gen
             results.close()
 
 
-def _one_pool(work: Callable[[T], R], tasks: Sequence[T], workers: int) -> Generator[R, None, None]:
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=spawn, initializer=_begin_worker)
+def _ahead(
+    pool: ProcessPoolExecutor, work: Callable[[T], R], tasks: Sequence[T], limit: int
+) -> Generator[R, None, None]:
+    """Results in order, with at most `limit` tasks handed in; when closed, it waits for those that have begun."""
+    waiting: deque[Future[R]] = deque()
     try:
-        waiting: deque[Future[R]] = deque()
         for task in tasks:
             waiting.append(pool.submit(work, task))
-            if len(waiting) >= 4 * workers:
+            if len(waiting) >= limit:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        wait_for([future for future in waiting if not future.cancel()])
 
 
 def on_ray(work: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None) -> Generator[R, None, None]:

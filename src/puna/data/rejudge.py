@@ -60,7 +60,7 @@ def run_task(job: Job, stored: Path, task: Task) -> None:
     n = len(ledger)
     ledger.columns |= {"step": [0] * n, "reason": ["kept"] * n, "value": [0.0] * n, "twin": [""] * n}
     funnel: dict[str, Any] = {}
-    sizes = list(ledger.columns["bytes"])
+    sizes: list[int] = list(ledger.columns["bytes"])
     for step in job.this.steps:
         record = funnel[step.name] = empty_record()
         record["edits"] = before["steps"].get(step.name, {}).get("edits", {})
@@ -69,7 +69,7 @@ def run_task(job: Job, stored: Path, task: Task) -> None:
             scores = ledger.scores_of(step.label, row)
             verdict = _verdict(step, scores, ledger, row)
             if isinstance(STEPS[step.kind], Edit):
-                n_after = sizes[row] = int(scores.get("bytes", n_bytes))
+                n_after = sizes[row] = int(scores["bytes"]) if "bytes" in scores else n_bytes
             if not ledger.alive(row):
                 continue
             count(record["in"], n_bytes)

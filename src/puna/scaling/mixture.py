@@ -18,7 +18,7 @@ the cap.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,7 @@ def _enter(mixes: NDArray[np.float64], shape: Shape) -> NDArray[np.float64]:
     return np.sqrt(mixes) if shape == "root" else mixes
 
 
-def _fit_one(design: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float, NDArray[np.float64]]:
+def _fit_one(design: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float, NDArray[Any]]:
     normal = design.T @ design + _RIDGE * np.eye(design.shape[1])
     floor = _START_FLOOR * float(loss.min())
     weights = np.linalg.solve(normal, design.T @ np.log(loss - floor))
@@ -167,6 +167,7 @@ def best_mix(
     if limit.sum() < 1:
         raise UsageError(f"the caps add up to {limit.sum():.2f}; they must leave room for 1. Allow more epochs.")
     weights = _within_caps(prior, limit)
+    rate = min(rate, 0.5 / kl) if kl > 0 else rate  # longer steps along a strong pull would swing
     for _ in range(steps):
         reducible = np.exp(law.intercept + law.slope @ _enter(weights, law.shape))
         entering = 0.5 / np.sqrt(np.maximum(weights, 1e-6)) if law.shape == "root" else 1.0

@@ -32,8 +32,9 @@ class CurateRecipe(data.CurateConfig, StageRecipe):
 
 def settings(recipe: CurateRecipe) -> data.CurateConfig:
     """The part of the recipe that decides the corpus."""
-    values = {name: getattr(recipe, name) for name in data.CurateConfig.model_fields}
-    return data.CurateConfig(**values | {"steps": tuple(map(_with_opener, recipe.steps))})
+    values: dict[str, Any] = {name: getattr(recipe, name) for name in data.CurateConfig.model_fields}
+    values["steps"] = tuple(map(_with_opener, recipe.steps))
+    return data.CurateConfig(**values)
 
 
 _OPENERS = {"semantic": "puna.stages.embedder:open_checkpoint", "quality": "puna.stages.quality_network:open_network"}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from puna.core import console
 from puna.core.config import Config
@@ -20,10 +20,14 @@ class EndpointConfig(Config):
     """Base address, `http://127.0.0.1:8000/v1`."""
     model: str
     """Name that the server knows."""
-    key_variable: str = ""
-    """Environment variable with the key; empty sends none."""
-    concurrency: int = 8
+    key_file: Path | None = None
+    """File with the key and nothing else; none sends no key. The key itself is written nowhere."""
+    proxy: str = ""
+    """Address of a proxy, `http://proxy:3128`; empty connects directly."""
+    concurrency: int = Field(default=8, ge=1)
     """Requests at a time."""
+    timeout_seconds: float = Field(default=120, gt=0)
+    """For one answer."""
 
 
 class QualityLabelRecipe(StageRecipe):
@@ -63,9 +67,17 @@ def annotator(recipe: QualityLabelRecipe) -> Any:
     """The generator that labels."""
     if recipe.endpoint is not None:
         from puna.serve.endpoint import Endpoint
+        from puna.serve.keys import read_key
 
         there = recipe.endpoint
-        return Endpoint(there.url, there.model, key_variable=there.key_variable, concurrency=there.concurrency)
+        return Endpoint(
+            there.url,
+            there.model,
+            key=read_key(there.key_file) if there.key_file else "",
+            proxy=there.proxy,
+            concurrency=there.concurrency,
+            timeout_seconds=there.timeout_seconds,
+        )
     from puna.infer.engine import Engine
 
     assert recipe.model is not None, "checked by the recipe"
@@ -94,5 +106,8 @@ STAGE = Stage(
     inputs=inputs,
     plan=plan,
     run=run,
-    neutral=("label.batch", "endpoint.concurrency"),
+    neutral=(
+        "label.batch",
+        *(f"endpoint.{name}" for name in ("key_file", "proxy", "concurrency", "timeout_seconds")),
+    ),
 )

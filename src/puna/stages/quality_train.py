@@ -19,6 +19,19 @@ from puna.train.optim import OptimConfig
 from puna.train.schedule import ScheduleConfig
 
 
+class NetworkTrainConfig(TrainConfig):
+    """The training loop, with defaults for a short run on a small model."""
+
+    steps: int = Field(default=300, ge=1)
+    """Optimizer steps of the whole run."""
+    optim: OptimConfig = OptimConfig(lr=2e-3)
+    """The optimizer."""
+    schedule: ScheduleConfig = ScheduleConfig(warmup_steps=20, final_ratio=0.05)
+    """The learning rate over the run."""
+    log_every_steps: int = Field(default=50, ge=1)
+    """Steps between two lines of the log."""
+
+
 class NetworkConfig(Config):
     """A small transformer as classifier."""
 
@@ -32,12 +45,7 @@ class NetworkConfig(Config):
     """Rows of a batch."""
     sequence_length: int = Field(default=512, ge=16)
     """Tokens of a row, and of a text that are looked at."""
-    train: TrainConfig = TrainConfig(
-        steps=300,
-        optim=OptimConfig(lr=2e-3),
-        schedule=ScheduleConfig(warmup_steps=20, final_ratio=0.05),
-        log_every_steps=50,
-    )
+    train: NetworkTrainConfig = NetworkTrainConfig()
     """The training loop."""
 
 

@@ -60,7 +60,8 @@ def verb_of(path: Path) -> str | None:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: not valid TOML: {error}"], title=f"{path} cannot be used") from error
-    if isinstance(values.get("steps"), list):
+    steps = values.get("steps")
+    if isinstance(steps, list) and not any(isinstance(step, dict) and "kind" in step for step in steps):
         return PIPELINE
     record = read_record(path.parent) if path.name == "config.toml" else None
     return (record.stage if record else None) or _named_by_pipeline(path) or _named_in_header(text)

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import random
@@ -70,7 +71,7 @@ def test_candidates_come_as_often_as_the_formula_says():
         for wanted in (0.6, 0.8):
             n, hits = 300, 0
             for _ in range(n):
-                common = int(round(2 * size * wanted / (1 + wanted)))
+                common = round(2 * size * wanted / (1 + wanted))
                 pool = np.unique(rng.integers(0, 2**32, 3 * size, dtype=np.uint64).astype(np.uint32))
                 pool = rng.permutation(pool)[: 2 * size - common]
                 sets = [np.sort(pool[:size]), np.sort(pool[size - common :])]
@@ -148,9 +149,7 @@ def test_planted_plagiarism_is_found_and_nothing_else():
     root = Path(os.environ.get("PUNA_TEST_DATA", Path(__file__).parents[4] / "shared/data")) / "corpus/neardup"
     if not root.is_dir():
         pytest.skip(f"{root} is not there")
-    import gzip
-
-    lines = gzip.open(root / "articles_1000.train.gz", "rt").read().splitlines()
+    lines = gzip.decompress((root / "articles_1000.train.gz").read_bytes()).decode().splitlines()
     articles = [Document(text, "articles", key) for key, _, text in (line.partition(" ") for line in lines)]
     truth = {frozenset(line.split()) for line in (root / "articles_1000.truth").read_text().splitlines()}
     decisions = decide_on(articles, MINHASH, _config())

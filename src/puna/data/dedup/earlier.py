@@ -78,10 +78,9 @@ def open_indexes(path: Path | None, kind: str, settings: Mapping[str, Any]) -> l
         ]
         if different:
             raise UsageError(f"{manifest.parent} was made with other settings: {'; '.join(different)}. Use the same.")
-        found += [
-            tuple(manifest.parent / f"{name}.{what}.arrow" for what in ("features", "index"))
-            for name in record["parts"]
-        ]
+        for name in record["parts"]:
+            features, index = (manifest.parent / f"{name}.{what}.arrow" for what in ("features", "index"))
+            found.append((features, index))
     if not found:
         raise MissingError(f"{path} has no {kind} index. Make that corpus with save_index = true in its {kind} step.")
     return found

@@ -65,8 +65,14 @@ def shingle_sets(texts: Sequence[str], ngram: int) -> list[NDArray[np.uint32]]:
     sets: list[NDArray[np.uint32]] = []
     for batch in batches(texts):
         hashes, first = ngrams(words_of([compose(text) for text in batch]), ngram)
-        short = (hashes >> np.uint64(32)).astype(np.uint32)
-        sets += [np.unique(short[start:stop]) for start, stop in pairwise(first)]
+        owner = np.repeat(np.arange(len(batch), dtype=np.uint64), np.diff(first))
+        rows = np.sort(owner << np.uint64(32) | hashes >> np.uint64(32))  # one sort for all texts of the batch
+        new = np.ones(len(rows), dtype=bool)
+        new[1:] = rows[1:] != rows[:-1]
+        rows = rows[new]
+        bounds = np.searchsorted(rows, np.arange(len(batch) + 1, dtype=np.uint64) << np.uint64(32))
+        values = rows.astype(np.uint32)
+        sets += [values[start:stop] for start, stop in pairwise(bounds.tolist())]
     return sets
 
 
@@ -74,7 +80,7 @@ def band_keys(sets: Sequence[NDArray[np.uint32]], *, bands: int, rows: int, seed
     """The LSH keys of some documents.
 
     Args:
-        sets: Shingles of each.
+        sets: Shingles of each, rising.
         bands: Keys of a document.
         rows: Minima that make a key.
         seed: Of the hashes.
@@ -96,11 +102,10 @@ _DOCUMENTS_AT_ONCE = 32
 def _keys(
     sets: Sequence[NDArray[np.uint32]], counts: NDArray[np.int64], *, bands: int, rows: int, seed: int
 ) -> NDArray[np.uint64]:
-    shingles = np.concatenate(sets)
-    parts = ((shingles * np.uint32(0x9E3779B1)).astype(np.uint64) * np.uint64(rows) >> np.uint64(32)).astype(np.uint16)
+    ordered = np.concatenate(sets)
+    # a part of the set is a range of shingles, so that sorted sets are sorted by part
+    parts = (ordered.astype(np.uint64) * np.uint64(rows) >> np.uint64(32)).astype(np.uint16)
     parts += np.repeat((np.arange(len(sets)) * rows).astype(np.uint16), counts)
-    order = np.argsort(parts, kind="stable")
-    ordered, parts = shingles[order], parts[order]
     begins = np.flatnonzero(np.diff(parts, prepend=np.uint16(0xFFFF)))
     minima = np.full((bands, len(sets) * rows), _EMPTY, dtype=np.uint32)
     factors = (odd_constants(2 * bands, seed) >> np.uint64(32)).astype(np.uint32)

@@ -139,13 +139,19 @@ def confirm(
         scores = list(run(_compare, [_CompareTask(places, chunk) for chunk in chunks]))
         for chunk, score in zip(chunks, scores, strict=True):
             near = score >= min_similarity
-            kept.append(np.rec.fromarrays([chunk[near, 0], chunk[near, 1], score[near]], names="first,second,score"))
+            kept.append(_edge_rows(chunk[near, 0], chunk[near, 1], score[near]))
     for path in files:
         path.unlink(missing_ok=True)
     if not kept:
         return Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)), looked_at
     edges = np.concatenate(kept)
     return Edges(edges["first"].copy(), edges["second"].copy(), edges["score"].copy()), looked_at
+
+
+def _edge_rows(first: NDArray[np.int64], second: NDArray[np.int64], score: NDArray[np.float32]) -> NDArray[Any]:
+    rows = np.empty(len(first), dtype=[("first", "<i8"), ("second", "<i8"), ("score", "<f4")])
+    rows["first"], rows["second"], rows["score"] = first, second, score
+    return rows
 
 
 def _each_once(places: Places, files: Sequence[Path], memory_bytes: int) -> Iterator[NDArray[np.int64]]:

@@ -33,9 +33,9 @@ def fit_calibration(log_odds: NDArray[Any], labels: NDArray[np.bool_]) -> Calibr
         return Calibration()
     target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))
     design = np.column_stack([np.asarray(log_odds, dtype=np.float64), np.ones(len(labels))])
-    weights = np.array([1.0, 0.0])
+    weights: NDArray[Any] = np.array([1.0, 0.0])
 
-    def loss(at: NDArray[np.float64]) -> float:
+    def loss(at: NDArray[Any]) -> float:
         value = np.clip(design @ at, -500, 500)
         return float((np.logaddexp(0, value) - target * value).sum())
 

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from puna.core import console
 from puna.core.config import Config
-from puna.core.errors import MissingError, PunaError, Stopped
+from puna.core.errors import MissingError, PromptTooLongError, PunaError, Stopped
 from puna.core.files import atomic_open
 from puna.core.generator import Generator, Sampling
 from puna.core.interrupt import StopRequest
@@ -44,7 +44,7 @@ class LabelConfig(Config):
     per_group: int = Field(default=500, ge=1)
     """Documents of each source and language."""
     max_characters: int = Field(default=3000, ge=100)
-    """Characters of a document that the model sees: its beginning."""
+    """Characters of a document that the model sees: its beginning, or less where the context is short."""
     method: Literal["answer", "likelihood"] = "answer"
     """`answer`: the model writes and ends with a score; `likelihood`: the likeliest score is taken."""
     max_tokens: int = Field(default=160, ge=1)
@@ -174,7 +174,21 @@ def _done(path: Path) -> tuple[set[str], int]:
     return ids, unread
 
 
-def _ask_batch(generator: Generator, documents: Sequence[Document], config: LabelConfig) -> Iterator[dict[str, Any]]:
+_LEAST_CHARACTERS = 50
+
+
+def _ask_batch(generator: Generator, documents: Sequence[Document], config: LabelConfig) -> list[dict[str, Any]]:
+    """Labels of a batch; where a prompt does not fit the model's context, its texts are cut shorter and asked again."""
+    while True:
+        try:
+            return list(_ask_at_once(generator, documents, config))
+        except PromptTooLongError:
+            if config.max_characters < 2 * _LEAST_CHARACTERS:
+                raise
+            config = config.model_copy(update={"max_characters": config.max_characters * 2 // 3})
+
+
+def _ask_at_once(generator: Generator, documents: Sequence[Document], config: LabelConfig) -> Iterator[dict[str, Any]]:
     texts = [document.text[: config.max_characters] for document in documents]
     opinions = _opinions(generator, documents, texts, config, round_number=0)
     twice = [_hash(f"again {config.seed} {d.id}") / 2**64 < config.repeat_share for d in documents]

@@ -1,7 +1,7 @@
 """What a classifier is worth and what it would do: figures on unseen labels, keep-rates, texts on both sides."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def _threshold_row(threshold: float, probability: NDArray[np.float64], labels: N
     }
 
 
-def _both_sides(texts: Sequence[str], probability: NDArray[np.float64], n: int) -> dict[str, list[dict[str, Any]]]:
+def _both_sides(texts: list[str], probability: NDArray[np.float64], n: int) -> dict[str, list[dict[str, Any]]]:
     """The texts nearest to .5 on each side: where a threshold would be argued about."""
     order = np.argsort(np.abs(probability - 0.5), kind="stable").tolist()
     sides: dict[str, list[dict[str, Any]]] = {"below": [], "above": []}
@@ -143,6 +143,11 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     if "test" in report:
         rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in report["test"].items()]
         console.table(f"{report['kind']} classifier {folder}, on unseen labels", ["figure", "value"], rows)
+        groups = [
+            (name, row["n"], "-" if row["auc"] is None else f"{row['auc']:.3f}")
+            for name, row in report["groups"].items()
+        ]
+        console.table("by source and language", ["group", "texts", "auc"], groups)
         columns = ["threshold", "kept", "precision", "recall"]
         cells = [[f"{r[c]:.2f}" if r[c] is not None else "-" for c in columns] for r in report["thresholds"]]
         console.table("what a threshold would do", columns, cells)

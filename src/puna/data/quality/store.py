@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from puna.core.errors import CorruptError, MissingError, UsageError
 from puna.core.files import atomic_open, read_json, write_json
@@ -66,7 +66,7 @@ def save_linear(folder: Path, classifier: LinearClassifier, *, head: str, figure
     """Write a linear classifier; half precision keeps every figure to three digits."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_open(folder / _WEIGHTS, "wb") as file:
-        save_file({"weights": classifier.weights.astype(np.float16)}, file.name)
+        file.write(save({"weights": classifier.weights.astype(np.float16)}))
     save_card(
         folder,
         kind="linear",

@@ -11,7 +11,7 @@ from puna.core.files import read_json
 from puna.data.corpus import Corpus
 from puna.data.funnel import BYTES_PER_TOKEN, totals
 from puna.data.look import Dropped, dropped_by
-from puna.stages.page import charts, html
+from puna.stages.page import charts, clusters, html
 from puna.stages.page.html import Section
 
 _SHOWN = 3  # texts for each reason
@@ -33,6 +33,7 @@ def page(corpus: Corpus) -> str:
         ]
     )
     sections = [_funnel(total), _dropped(corpus, total), _sources(corpus), _languages(total), *_reports(corpus)]
+    sections += clusters.sections(corpus)
     lead = "What was read, what each step removed and why, and what is left. Every figure is from the manifest."
     return html.document("Corpus", lead, top, sections)
 
