@@ -1,4 +1,4 @@
-"""Curation beside datatrove: extraction quality and speed, the whole way from WARC to filtered text, decisions compared.
+"""Curation beside datatrove: extraction, the whole way from WARC to filtered text, decisions compared.
 
 Three parts, each on the same real pages (the article extraction benchmark's 181 pages, packed as one WARC file):
 extractors against the gold text, by 4-gram precision and recall as that benchmark scores; WARC -> extraction -> Gopher,
@@ -49,7 +49,8 @@ RULES = {
 PEER = """
 import json, resource, sys
 from datatrove.data import Document
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter
+from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 filters = {"gopher repetition": GopherRepetitionFilter(), "gopher quality": GopherQualityFilter(),
            "c4": C4QualityFilter(), "fineweb": FineWebQualityFilter()}
 mode, path, out = sys.argv[1:4]
@@ -140,7 +141,7 @@ def child(path: str, folder: str, extractor: str) -> None:
 def peer(python: Path, mode: str, path: Path, out: Path) -> float:
     """CPU-seconds of datatrove."""
     line = [str(python), "-c", PEER, mode, str(path), str(out)]
-    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"datatrove failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])["cpu_s"]
