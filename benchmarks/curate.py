@@ -1,4 +1,4 @@
-"""Curation beside datatrove: extraction quality and speed, from WARC to filtered text, decisions compared.
+"""Curation beside datatrove: extraction, the whole way from WARC to filtered text, decisions compared.
 
 Three parts, each on the same real pages (the article extraction benchmark's 181 pages, packed as one WARC file):
 extractors against the gold text, by 4-gram precision and recall as that benchmark scores; WARC -> extraction -> Gopher,

@@ -19,8 +19,10 @@ path = "texts"
 kind = "exercises"
 name = "exercises"
 pages = 400
-[[filters]]
+[[steps]]
 kind = "length"
+[[steps]]
+kind = "exact"
 """,
     "tokenizer": """
 out = "runs/tokenizer"

@@ -76,8 +76,9 @@ def why(corpus: Corpus, document_id: str) -> list[dict[str, Any]]:
     found = []
     for path in corpus.ledgers():
         table = read_table(path)
-        hits = pc.or_(pc.starts_with(table.column("id"), document_id), pc.equal(table.column("url"), document_id))
-        for row in table.filter(hits).to_pylist():
+        begins = pc.call_function("starts_with", [table.column("id")], pc.MatchSubstringOptions(document_id))
+        hits = table.append_column("begins", begins).filter(pc.field("begins") | (pc.field("url") == document_id))
+        for row in hits.drop_columns("begins").to_pylist():
             scores = {k: v for k, v in row.items() if k not in COLUMNS and v is not None}
             found.append({"task": path.stem, **{k: row[k] for k in COLUMNS}, "scores": scores})
     if not found:
@@ -89,8 +90,7 @@ def document_of(corpus: Corpus, document_id: str) -> Document | None:
     """A kept document by its id."""
     for source in corpus.sources:
         for path in corpus.files(source):
-            ids = read_table(path, ["id"]).column("id")
-            if pc.any(pc.equal(ids, document_id)).as_py():
+            if read_table(path, ["id"]).filter(pc.field("id") == document_id).num_rows:
                 return next(d for batch in read_batches(path) for d in from_table(batch) if d.id == document_id)
     return None
 
@@ -103,7 +103,7 @@ def stats(corpus: Corpus) -> dict[str, list[list[Any]]]:
     for source in corpus.sources:
         for path in corpus.ledgers(source):
             table = read_table(path, ["url", "bytes", "step"])
-            kept = table.filter(pc.equal(table.column("step"), 0))
+            kept = table.filter(pc.field("step") == 0)
             hosts.update(host_of(url) or "(no host)" for url in kept.column("url").to_pylist())
             sizes.append(kept.column("bytes").to_numpy())
     lengths = np.concatenate(sizes) if sizes else np.zeros(0)

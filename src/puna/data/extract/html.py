@@ -51,7 +51,9 @@ def extract(html: bytes, charset: str, extractor: Extractor) -> dict[str, Any]:
     rights = declared_rights(html[:_HEAD_BYTES], html)
     parse = need("resiliparse.parse.html", extra="data")
     encoding = need("resiliparse.parse.encoding", extra="data")
-    chosen = known_charset(charset) or encoding.detect_encoding(html, from_html_meta=True)
+    chosen = known_charset(charset) or (
+        "utf-8" if _is_utf8(html) else encoding.detect_encoding(html, from_html_meta=True)
+    )
     if extractor.startswith("trafilatura"):
         trafilatura = need("trafilatura", extra="data")
         page = encoding.bytes_to_str(html, chosen)
@@ -67,6 +69,14 @@ def extract(html: bytes, charset: str, extractor: Extractor) -> dict[str, Any]:
         tree, preserve_formatting=True, main_content=main, list_bullets=False, alt_texts=True, noscript=False
     )
     return {"text": text, **rights}
+
+
+def _is_utf8(html: bytes) -> bool:
+    try:
+        html.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True  # other encodings than ASCII almost never look like it
 
 
 def known_charset(name: str) -> str:

@@ -68,7 +68,7 @@ def read_records(open_file: Callable[[], BinaryIO], trouble: Trouble, *, max_byt
     with open_file() as file:
         head = file.read(4)
     if head.startswith(b"\x1f\x8b\x08") and _one_member(open_file):
-        yield from _read(lambda: cast("BinaryIO", gzip.GzipFile(fileobj=open_file())), trouble, max_bytes)
+        yield from _read(lambda: cast("BinaryIO", _Unpacked(open_file())), trouble, max_bytes)
         return
     yield from _read(open_file, trouble, max_bytes)
 
@@ -82,7 +82,7 @@ def record_at(open_file: Callable[[], BinaryIO], offset: int) -> Record:
     warc = need("fastwarc.warc", extra="data")
     with open_file() as file:
         packed = file.read(3) == b"\x1f\x8b\x08" and _one_member(open_file)
-    with gzip.GzipFile(fileobj=open_file()) if packed else open_file() as stream:
+    with _Unpacked(open_file()) if packed else open_file() as stream:
         stream.seek(offset)
         for record in warc.ArchiveIterator(stream, parse_http=False):
             headers = {name.lower(): value for name, value in record.headers.items()}
@@ -109,8 +109,6 @@ def _read(open_file: Callable[[], BinaryIO], trouble: Trouble, max_bytes: int) -
             try:
                 for record in records:
                     at = record.stream_pos
-                    if at <= seen:
-                        continue
                     yield from _one(record, at, tell, max_bytes)
                     seen = at
             except Exception as error:  # the readers raise several unrelated classes
@@ -203,12 +201,24 @@ def _one_member(open_file: Callable[[], BinaryIO]) -> bool:
                 text += decoder.decompress(data)
             except zlib.error:
                 return False
-            if len(_PLAIN.findall(text)) > 1 and re.search(rb"\r?\n\r?\n\r?\nWARC/\d\.\d\r?\n", text):
+            if len(_PLAIN.findall(text)) > 1 and re.search(rb"\r?\n\r?\nWARC/\d\.\d\r?\n", text):
                 return True
             if decoder.eof or len(text) > 64 << 20:
                 return False
             text = text if len(text) < 1 << 20 else text[:64] + text[-4096:]
     return False
+
+
+class _Unpacked(gzip.GzipFile):
+    """A gzip file read as its content; it closes what it reads from."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file)
+        self._file = file
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
 
 
 # ---- HTTP ----

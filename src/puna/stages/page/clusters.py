@@ -11,13 +11,18 @@ _TITLES: dict[Order, str] = {"largest": "Largest", "weakest": "Weakest"}
 
 def sections(corpus: Corpus) -> list[Section]:
     """One section for each step that found copies; none where there are none."""
-    orders: tuple[Order, ...] = ("largest", "weakest")
-    looks: list[tuple[str, Order]] = [(step, order) for step in steps_with_clusters(corpus) for order in orders]
     bare: list[tuple[Order, Cluster]] = [
-        (order, cluster) for step, order in looks for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
+        (order, cluster)
+        for step in steps_with_clusters(corpus)
+        for order in _TITLES
+        for cluster in without_texts(corpus, step, order, _SHOWN, _MEMBERS)
     ]
     bodies: dict[str, str] = {}
+    shown: set[tuple[str, str]] = set()
     for (order, _), cluster in zip(bare, with_texts(corpus, [cluster for _, cluster in bare]), strict=True):
+        if (cluster.step, cluster.kept.id) in shown:
+            continue  # few clusters: the weakest are among the largest
+        shown.add((cluster.step, cluster.kept.id))
         bodies[cluster.step] = bodies.get(cluster.step, "") + _cluster(_TITLES[order], cluster)
     return [Section(f"clusters-{step}", f"Copies that {step} put together", body) for step, body in bodies.items()]
 
@@ -32,5 +37,9 @@ def _cluster(title: str, cluster: Cluster) -> str:
 
 def _member(label: str, member: Member) -> str:
     text = member.text if len(member.text) <= _CHARACTERS else member.text[:_CHARACTERS] + " …"
-    shown = html.preformatted(text) if text else html.paragraph("Its text is not in the corpus.")
+    shown = (
+        html.preformatted(text)
+        if text
+        else html.paragraph('Its text is not in the corpus; keep = "all" keeps every text.')
+    )
     return html.paragraph(f"{label} · {member.id} · {member.url}") + shown
