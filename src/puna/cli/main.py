@@ -25,6 +25,7 @@ VERBS = {
     "demo": "The whole way on this machine: raw text in, a chat out.",
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
+    "local-crawl": "Write this machine's documentation as a web archive.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
     "plan": "Find the fastest layouts of a model on a cluster.",
     "quality": "Label documents with a model, train quality classifiers.",
@@ -49,7 +50,7 @@ VERBS = {
 }
 """Every verb with its first line of help; each lives in the file of its name (`eval` in `evaluate.py`)."""
 
-MODULES = {"eval": "evaluate"}
+MODULES = {"eval": "evaluate", "local-crawl": "local_crawl"}
 
 
 class Verbs(click.Group):

@@ -158,14 +158,18 @@ def on_ray(work: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = 
     if not ray.is_initialized():
         ray.init(address=None, num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="warning")
     limit = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    remote = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(work)
+    remote = partial(ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_apply).remote, work)
     waiting: deque[Any] = deque()
     for task in tasks:
-        waiting.append(remote.remote(task))
+        waiting.append(remote(task))
         if len(waiting) >= limit:
             yield ray.get(waiting.popleft())
     while waiting:
         yield ray.get(waiting.popleft())
+
+
+def _apply(work: Callable[[T], R], task: T) -> R:
+    return work(task)
 
 
 def _begin_worker() -> None:

@@ -30,6 +30,7 @@ from puna.lineage.runner import Outcome
 from puna.lineage.step import DriftError, Step
 
 STAGES = {
+    "local-crawl": "puna.stages.local_crawl",
     "curate": "puna.stages.curate",
     "tokenize train": "puna.stages.tokenizer",
     "tokenize pack": "puna.stages.pack",
