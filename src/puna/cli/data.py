@@ -22,7 +22,7 @@ from puna.cli.stage_verb import HELP, examples, recipe_arguments
     ),
 )
 def command() -> None:
-    """Look at corpora and shards: what was dropped and why, where a token comes from."""
+    """Look at corpora and shards: what was dropped, why, where from."""
 
 
 command.add_command(data_clusters.command)

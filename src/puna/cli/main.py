@@ -27,7 +27,7 @@ VERBS = {
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "local-crawl": "Write this machine's documentation as a web archive.",
     "curate": "Turn sources into a clean, deduplicated corpus.",
-    "quality": "Label documents with a model, train quality classifiers.",
+    "quality": "Label documents with a model, train quality classifiers, apply them.",
     "mix": "Show the data mix of a pretraining recipe and what it costs.",
     "data": "Look at corpora and shards: what was dropped, why, where from.",
     "train": "Pretrain a model on packed shards.",
