@@ -37,7 +37,8 @@ def test_a_corpus_knows_what_was_read_and_what_was_dropped(runs):
     corpus = Corpus.open(runs / "corpus")
     texts = corpus.manifest["sources"]["texts"]
     assert texts["read"]["documents"] == 20
-    assert texts["kept"]["documents"] + texts["duplicates"]["documents"] == 20
+    dropped = [n["documents"] for step in texts["steps"].values() for n in step["dropped"].values()]
+    assert texts["kept"]["documents"] + sum(dropped) == 20
 
 
 def test_a_tokenizer_gives_back_what_it_reads(runs):

@@ -21,6 +21,8 @@ name = "exercises"
 pages = 400
 [[steps]]
 kind = "length"
+[[steps]]
+kind = "exact"
 """,
     "tokenizer": """
 out = "runs/tokenizer"

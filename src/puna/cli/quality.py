@@ -16,7 +16,7 @@ from puna.cli.stage_verb import HELP, examples, stage_command
     ),
 )
 def command() -> None:
-    """Label documents with a model, train quality classifiers, apply them."""
+    """Label documents with a model, train quality classifiers."""
 
 
 command.add_command(

@@ -25,11 +25,11 @@ def page(corpus: Corpus) -> str:
     read, kept = total["read"], total["kept"]
     top = html.tiles(
         [
-            ("documents read", f"{read['documents']:,}"),
-            ("documents kept", f"{kept['documents']:,}"),
-            ("text kept", console.short_bytes(kept["bytes"])),
-            ("tokens, about", console.short_number(kept["bytes"] / BYTES_PER_TOKEN)),
-            ("languages", str(len([name for name in total["languages"] if name]))),
+            (f"{read['documents']:,}", "documents read"),
+            (f"{kept['documents']:,}", "documents kept"),
+            (console.short_bytes(kept["bytes"]), "text kept"),
+            (console.short_number(kept["bytes"] / BYTES_PER_TOKEN), "tokens, about"),
+            (str(len([name for name in total["languages"] if name])), "languages"),
         ]
     )
     sections = [_funnel(total), _dropped(corpus, total), _sources(corpus), _languages(total), *_reports(corpus)]
