@@ -2,7 +2,7 @@
 
 from puna.cli.stage_verb import stage_command
 
-HELP = """Write the documentation on this machine as WARC files.
+HELP = """Write this machine's documentation as a web archive.
 
 Readmes, documents and docstrings of the installed packages become HTML pages; HTML files that they bring are taken as
 they are. It is what the demo curates instead of a crawl.
