@@ -5,8 +5,11 @@ import click
 from puna.cli.stage_verb import HELP, examples
 
 EXTRAS = {
-    "data": ("fastwarc", "resiliparse", "pyarrow"),
+    "data": ("fastwarc", "resiliparse", "pyarrow", "py3langid", "pathspec"),
+    "trafilatura": ("trafilatura",),
+    "cluster": ("ray",),
     "serve": ("fastapi", "uvicorn"),
+    "annotate": ("sqlalchemy", "alembic", "scipy"),
     "sentencepiece": ("sentencepiece",),
     "docs": ("sphinx", "myst_parser", "furo"),
 }
