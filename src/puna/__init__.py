@@ -1,3 +1,3 @@
-"""Puna: the Llama 3 recipe as one Python package, raw crawl in, safe assistant out."""
+"""Puna: the Llama 3 recipe as one Python package, raw text in, a chat out."""
 
 __version__ = "0.1.0"

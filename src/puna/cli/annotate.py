@@ -151,7 +151,13 @@ def pause(database: str, name: str, reason: str, end: bool) -> None:
 )
 @click.argument("database")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8100, show_default=True, type=int, help="Port to listen on; 0 takes any free one.")
+@click.option(
+    "--port",
+    default=8100,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Port to listen on; 0 takes any free one.",
+)
 def serve(database: str, host: str, port: int) -> None:
     """Serve the annotation page.
 

@@ -99,7 +99,7 @@ Examples:
 )
 @click.version_option(__version__, prog_name="puna", message="%(prog)s %(version)s")
 def cli() -> None:
-    """The Llama 3 recipe as one package: raw crawl in, safe assistant out.
+    """The Llama 3 recipe as one package: raw text in, a chat out.
 
     A verb takes a RECIPE (a TOML file, or the name of one that comes with puna) and any number of key=value that
     override its fields. `puna VERB --help` says more about each.

@@ -135,7 +135,7 @@ def find_gpu(text: str) -> Gpu:
         UsageError: It is none of the table.
     """
     for pattern, name in _SPELLINGS:
-        if re.search(pattern, text, re.IGNORECASE):
+        if re.search(rf"(?:{pattern})(?!\d)", text, re.IGNORECASE):
             return GPUS[name]
     near = get_close_matches(text.upper(), GPUS, n=1, cutoff=0.3)
     hint = f" Did you mean {near[0]}?" if near else ""
@@ -148,8 +148,9 @@ def read_cluster(text: str) -> Cluster:
     Raises:
         UsageError: It is no cluster.
     """
+    text = re.sub(r"^\s*([A-Za-z][\w -]*?)\s*[x*]\s*(\d+)\s*$", r"\2x\1", text)  # H100x8 means 8xH100
     match = re.fullmatch(r"\s*(?:([\d_,]+)\s*[x*]\s*)?([A-Za-z][\w -]*?)\s*", text)
-    if match is None:
+    if match is None or re.search(r"[a-z0-9]x[A-Z]", match.group(2)):
         raise UsageError(f"cluster {text!r} is not understood; write a count and a kind, for example 512xH100")
     count = int((match.group(1) or "1").replace(",", "").replace("_", ""))
     if count < 1:

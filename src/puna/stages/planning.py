@@ -28,6 +28,9 @@ from puna.planner.published import Published, read_published
 from puna.planner.search import Found, reasons, search
 from puna.planner.shape import Shape, from_config, read_shape
 
+LOW_PRECISION = {"ampere": ("bf16",), "hopper": ("bf16", "fp8"), "blackwell": ("bf16", "fp8", "fp4")}
+"""What the tensor cores of each architecture multiply in."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -111,6 +114,9 @@ def plan(question: Question, *, write: Path | None, as_json: bool = False) -> Fo
     """
     shape = find_shape(question.model)
     cluster = read_cluster(question.gpus).with_network(question.network_gbit)
+    if question.precision not in LOW_PRECISION[cluster.gpu.architecture]:
+        allowed = ", ".join(LOW_PRECISION[cluster.gpu.architecture])
+        raise UsageError(f"precision is {question.precision!r}, {cluster.gpu.name} multiplies in {allowed}")
     found = search(
         shape,
         cluster,
@@ -257,6 +263,8 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
         lines += ['schedule = "interleaved"', f"stages_per_rank = {work.stages_per_rank}"]
     if work.precision == "fp8":
         lines.append('float8 = "rowwise"')
+    if work.precision == "fp4":
+        lines.append("# planned with fp4, in which `puna train` cannot multiply: started as it is, this trains in bf16")
     return "\n".join(lines) + "\n"
 
 

@@ -30,7 +30,7 @@ class TokensConfig(Config):
     """Instead of weights: shares of groups, floors, caps on repetition, and how they change over the run."""
     rows: int = Field(default=8, ge=1)
     """Rows of a batch."""
-    sequence_length: int = Field(default=2048, ge=2)
+    sequence_length: int = Field(default=512, ge=2)
     """Tokens of a row; a document that is longer is cut, and no piece sees another document."""
     window_rows: int = Field(default=64, ge=1)
     """Rows packed together: more shuffles wider and cuts fewer documents."""

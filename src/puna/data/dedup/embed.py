@@ -64,7 +64,7 @@ class Model2vec:
     def __init__(self, path: Path) -> None:
         from safetensors.numpy import load_file
 
-        self._tokenizer: Any = need("tokenizers", extra="data").Tokenizer.from_file(str(path / "tokenizer.json"))
+        self._tokenizer: Any = need("tokenizers", extra="embed").Tokenizer.from_file(str(path / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         tensors = load_file(path / "model.safetensors")
@@ -86,7 +86,7 @@ class SentenceTransformer:
     """A sentence-transformers folder, read from disk only. Needs that package."""
 
     def __init__(self, path: Path) -> None:
-        package: Any = need("sentence_transformers", extra="data")
+        package: Any = need("sentence_transformers", extra="embed")
         self._model = package.SentenceTransformer(str(path), local_files_only=True, device="cpu")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -55,7 +55,7 @@ def extract(html: bytes, charset: str, extractor: Extractor) -> dict[str, Any]:
         "utf-8" if _is_utf8(html) else encoding.detect_encoding(html, from_html_meta=True)
     )
     if extractor.startswith("trafilatura"):
-        trafilatura = need("trafilatura", extra="data")
+        trafilatura = need("trafilatura", extra="trafilatura")
         page = encoding.bytes_to_str(html, chosen)
         precision = extractor.endswith("precision")
         text = trafilatura.extract(page, fast=not precision, favor_precision=precision, include_comments=False) or ""

@@ -49,7 +49,7 @@ def root_of(config: HuggingFaceConfig) -> Path | str:
         raise MissingError(
             f"source {config.name!r}: {config.path} is neither a folder nor the name of a data set (owner/name)."
         )
-    need("huggingface_hub", extra="data")
+    need("huggingface_hub", extra="hub")
     return f"hf://datasets/{config.path}@{config.revision}"
 
 

@@ -176,7 +176,8 @@ class Collection:
         with self._write() as session:
             row = session.get(AnnotatorRow, name)
             if row is None:
-                raise MissingError(f"there is no annotator {name!r}; there are {', '.join(self.names()) or 'none'}")
+                there = session.scalars(select(AnnotatorRow.name).order_by(AnnotatorRow.name))
+                raise MissingError(f"there is no annotator {name!r}; there are {', '.join(there) or 'none'}")
             row.paused = reason
 
     def names(self) -> list[str]:
