@@ -48,7 +48,10 @@ class LanguageConfidenceConfig(StepConfig):
 @lru_cache(maxsize=2)
 def _py3langid() -> Any:
     module = need("py3langid.langid", extra="data")
-    return module.LanguageIdentifier.from_model_file(module.MODEL_FILE, norm_probs=True)
+    model = module.LanguageIdentifier.from_model_file(module.MODEL_FILE, norm_probs=True)
+    # "no linguistic content" is asked before; as a label it takes texts of languages that the model hardly knows
+    model.set_languages([label for label in model.labels if label != "zxx"])
+    return model
 
 
 @lru_cache(maxsize=2)
