@@ -46,8 +46,8 @@ def resolve(path: Path | None, overrides: Sequence[str] = (), verb: str | None =
     found = verb or (verb_of(path) if path else None)
     if found is None:
         raise UsageError(
-            f"cannot tell which stage {path or 'this'} is a recipe of. Begin it with a comment `# puna VERB` (or, for `puna show`, --stage VERB), "
-            f"where VERB is one of: {', '.join([PIPELINE, *STAGES])}"
+            f"cannot tell which stage {path or 'this'} is a recipe of. Begin it with a comment `# puna VERB` "
+            f"(or, for `puna show`, --stage VERB), where VERB is one of: {', '.join([PIPELINE, *STAGES])}"
         )
     schema: type[Config] = PipelineRecipe if found == PIPELINE else find_stage(found).recipe
     return Shown(found, config.load(schema, path, overrides))
