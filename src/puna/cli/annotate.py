@@ -65,7 +65,7 @@ def init(
     """
     from puna.cli.fields import show_fields
     from puna.core import config, console
-    from puna.core.errors import need
+    from puna.core.errors import MissingError, need
     from puna.post.preferences.settings import GUIDELINE, CollectionSettings
 
     resolved = config.load(CollectionSettings, None, overrides)
@@ -78,6 +78,8 @@ def init(
     from puna.post.preferences.records import read_items
 
     read = read_items([items])
+    if guideline is not None and not Path(guideline).is_file():
+        raise MissingError(f"the guideline {guideline} is not there")
     text = GUIDELINE if guideline is None else Path(guideline).read_text(encoding="utf-8")
     Collection.create(database, read, settings=resolved.config, title=title, guideline=text).close()
     gold = sum(item.gold is not None for item in read)

@@ -182,6 +182,8 @@ def read_shape(model: str) -> Shape | None:
     if size is None:
         return None
     number = float(size.group(1)) * {"m": 1e6, "b": 1e9, "t": 1e12}[size.group(2).lower()]
+    if not number:
+        return None
     return proportioned(number, gated="gpt" not in plain)
 
 
