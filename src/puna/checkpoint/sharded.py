@@ -233,7 +233,7 @@ class _Targets(LoadPlanner):
         return tensor
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
-        pass
+        """It was read in place."""
 
     def load_bytes(self, read_item: ReadItem, value: Any) -> None:
         raise AssertionError("there are tensors only")
