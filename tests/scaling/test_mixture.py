@@ -87,7 +87,7 @@ def test_small_runs_rank_the_mixes_of_larger_ones():
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
 def test_the_form_that_made_the_runs_is_chosen_on_them_alone(power):
-    mixes, losses = _made(power, n=120, noise=0.002)
+    mixes, losses = _made(power, n=200)
     chosen, trials = choose_power(mixes, losses, powers=(0.25, 0.5, 1.0), folds=4)
     assert chosen == power
     assert {trial.power: trial.rank.shape for trial in trials} == {0.25: (2,), 0.5: (2,), 1.0: (2,)}

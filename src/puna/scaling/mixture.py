@@ -5,9 +5,9 @@
 Small models rank mixes as large ones do, so a law fitted on runs of a million parameters picks the mix for a large one.
 `f(w) = w ** power`: 1 is the published log-linear law, less says that the first per cent of a domain brings more than
 the fiftieth. `choose_power` picks it by cross-validation on the small runs alone; runs that are to test the law must
-not choose its form (`benchmarks/mixing_law.py` does both on RegMix's runs). A start with `c` just under the least loss and a least-squares fit of `log(L - c)` is
-followed by Levenberg-Marquardt steps on the losses with Huber weights. `c` is free: held under the least loss of noisy
-runs, it sticks there and the fit is bad.
+not choose its form (`benchmarks/mixing_law.py` does both on RegMix's runs). A start with `c` just under the least loss
+and a least-squares fit of `log(L - c)` is followed by Levenberg-Marquardt steps on the losses with Huber weights. `c`
+is free: held under the least loss of noisy runs, it sticks there and the fit is bad.
 
 `best_mix` minimises a weighted sum of predicted losses with a pull towards a prior and caps on how often a domain may
 be repeated.
@@ -32,6 +32,7 @@ _START_FLOOR = 0.99  # of the least loss
 _STEPS = 200
 _HUBER = 0.05  # nats; larger residuals count linearly
 _RIDGE = 1e-6  # shares sum to 1: without it there is no one answer
+_LEAST = 1e-8  # damping: shares sum to 1, so the undamped system has no one answer
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,12 @@ def _fit_one(design: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[fl
         step = np.linalg.solve(square + damping * np.diag(np.diag(square) + _RIDGE), scaled.T @ residual)
         new_error = _huber(loss - floor - step[0] - np.exp(np.minimum(design @ (weights + step[1:]), 30)))
         if new_error < error:
-            error, floor, weights, damping = new_error, floor + float(step[0]), weights + step[1:], damping / 3
+            error, floor, weights, damping = (
+                new_error,
+                floor + float(step[0]),
+                weights + step[1:],
+                max(damping / 3, _LEAST),
+            )
         else:
             damping *= 4
     return floor, float(weights[0]), weights[1:]
