@@ -19,7 +19,7 @@ from puna.data.document import Document
 from puna.data.steps.step import Filter, Scores, StepConfig, Verdict, above, below, each, first_no
 from puna.data.words import words
 
-_BULLETS = ("•", "‣", "▪", "●", "◦", "- ", "* ", "– ")
+BULLETS = ("•", "‣", "▪", "●", "◦", "- ", "* ", "– ")
 _ELLIPSES = ("...", "…")
 _ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")
 
@@ -87,7 +87,7 @@ def _quality(document: Document, config: GopherQualityConfig) -> Scores:
         "mean_word_length": sum(map(len, found)) / n,
         "hash_ratio": text.count("#") / n,
         "ellipsis_ratio": sum(text.count(mark) for mark in _ELLIPSES) / n,
-        "bullet_lines": sum(line.startswith(_BULLETS) for line in lines) / len(lines),
+        "bullet_lines": sum(line.startswith(BULLETS) for line in lines) / len(lines),
         "ellipsis_lines": sum(line.endswith(_ELLIPSES) for line in lines) / len(lines),
         "alphabetic_words": sum(
             times for word, times in distinct.items() if word.isalpha() or any(map(str.isalpha, word))
