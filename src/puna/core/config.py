@@ -204,7 +204,7 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
     if detail["type"] == "union_tag_invalid":
         allowed = re.findall(r"'([^']*)'", context["expected_tags"])
         near = difflib.get_close_matches(context["tag"], allowed, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join(allowed)}."
+        hint = f"{f'Did you mean {near[0]!r}? ' if near else ''}Allowed are: {', '.join(allowed)}."
         name = context["discriminator"].strip("'")
         return f"{origin}: {key}.{name} is {context['tag']!r}. {hint}"
     if detail["type"] == "union_tag_not_found":
