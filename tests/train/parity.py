@@ -15,6 +15,7 @@ from puna.train.parallel_config import ParallelConfig
 from puna.train.solo import Solo
 
 from .conftest import CountingBatches, tiny_model
+from .whole import whole_tensors
 
 STEPS, MICRO_BATCHES, ROWS = 5, 4, 4
 SHAPE = {"n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
@@ -73,8 +74,8 @@ def one_of(rank: int, layouts: list[ParallelConfig]) -> list[Story | None]:
         ranks.init_weights(0)
         rows = _make_steps(ranks, Part(ranks.data_rank, layout.data_ranks))
         held = {name: weight.grad for name, weight in ranks.weights.named.items()}
-        gradients = {name: g.numpy().copy() for name, g in ranks.whole_tensors(held) if g is not None}
-        weights = {name: w.numpy().copy() for name, w in ranks.whole_tensors(ranks.weights.named) if w is not None}
+        gradients = {name: gradient.numpy() for name, gradient in whole_tensors(ranks, held).items()}
+        weights = {name: weight.numpy() for name, weight in whole_tensors(ranks, ranks.weights.named).items()}
         stories.append(Story(rows, gradients, weights) if rank == 0 else None)
     return stories
 

@@ -21,6 +21,7 @@ from . import parity
 from .conftest import tiny_config, tiny_model
 from .parity import Part
 from .ranks import run_ranks
+from .whole import whole_tensors
 
 LIMIT = 1e-5
 GROUPS = {
@@ -132,7 +133,7 @@ def _weights(rank, layout):
     ranks = Ranks(layout, choose_machine("cpu"))
     ranks.build(tiny_model(**parity.SHAPE).config)
     ranks.init_weights(3)
-    return {name: t.numpy().copy() for name, t in ranks.whole_tensors(ranks.weights.named) if t is not None}
+    return {name: weight.numpy() for name, weight in whole_tensors(ranks, ranks.weights.named).items()}
 
 
 def test_first_weights_do_not_depend_on_the_layout(tmp_path):

@@ -9,12 +9,11 @@
 
 A path may be such a folder, whoever made it; a run folder, which stands for its finished `model/` or else its newest
 whole checkpoint; or Meta's layout (`meta.py`). A checkpoint that many ranks wrote has its weights in pieces and a
-`layout.json`; it is read all the same (`tensors.py`). Weights are read tensor by tensor into place, and `export`
-streams a model of any size from one folder into another through a few MiB.
+`layout.json`; it is read all the same (`tensors.py`). Weights are read tensor by tensor into place; `export.py`
+streams a model of any size from one folder into another.
 """
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,10 +86,11 @@ def load_config(path: Path | str) -> ModelConfig:
     found = resolve(path)
     if found.layout == "meta":
         return meta.load_config(found.folder)
-    return _read_config(found.folder)
+    return read_config(found.folder)
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """The shape that a Hugging Face folder names."""
     where = folder / "config.json"
     values = read_json(where)
     if not isinstance(values, dict):
@@ -122,7 +122,7 @@ def load_model(
     if found.layout == "meta":
         config, state = meta.load_state(found.folder, dtype=dtype, device=device)
     else:
-        config = _read_config(found.folder)
+        config = read_config(found.folder)
         with TensorReader.of_folder(found.folder) as reader:
             state = dict(_read_state(reader, config, found.folder, dtype=dtype, device=device))
     with torch.device("meta"):
@@ -146,7 +146,7 @@ def read_weights(path: Path | str, config: ModelConfig) -> Iterator[tuple[str, T
         check_fits(meta.load_config(found.folder), config, where=found.folder)
         yield from meta.load_state(found.folder, dtype=None, device="cpu")[1].items()
         return
-    check_fits(_read_config(found.folder), config, where=found.folder)
+    check_fits(read_config(found.folder), config, where=found.folder)
     with TensorReader.of_folder(found.folder) as reader:
         yield from _read_state(reader, config, found.folder, dtype=None, device="cpu")
 
@@ -327,61 +327,7 @@ def _cut(fused: Tensor, parts: Sequence[huggingface.Part]) -> Iterator[tuple[hug
     return zip(parts, fused.detach().split([part.rows for part in parts]), strict=True)
 
 
-def export(
-    source: Path | str,
-    out: Path | str,
-    *,
-    dtype: torch.dtype | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Callable[[int], None] = lambda n_bytes: None,
-) -> ModelConfig:
-    """Write the model at a path as a sealed Hugging Face folder without ever holding it: a block of rows at a time.
-
-    Args:
-        source: See `resolve`; a folder with safetensors, in one piece or many.
-        out: The folder; it is new or empty.
-        dtype: Of the weights; None keeps each tensor's.
-        max_shard_bytes: Limit of one weights file.
-        progress: Is told of bytes that were written.
-
-    Returns:
-        The model's shape.
-
-    Raises:
-        PunaError: As `load_model`; or the disk is too small.
-    """
-    found, out = resolve(source), Path(out)
-    if found.layout == "meta":
-        model, config = load_model(source, dtype=dtype)
-        save_model(out, model, config, tokenizer=_tokenizer_in(found.folder), max_shard_bytes=max_shard_bytes)
-        return config
-    config = _read_config(found.folder)
-    if is_sealed(found.folder):
-        artifact.check(found.folder)
-    with TensorReader.of_folder(found.folder) as reader:
-        check_shapes({name: reader.shape(name) for name in reader}, config, where=found.folder)
-        names = [part.name for _, parts in huggingface.tensor_map(config) for part in parts]
-        entries = [Entry(name, dtype or reader.dtype(name), reader.shape(name)) for name in names]
-        need_free_space(out, sum(entry.nbytes for entry in entries) + (64 << 20))
-
-        def blocks(name: str) -> Iterator[Tensor]:
-            for block in reader.blocks(name):
-                block = block if dtype is None else block.to(dtype)
-                yield block
-                progress(block.nbytes)
-            reader.forget()
-
-        def write(folder: Path) -> dict[str, Written]:
-            kind = dtype or reader.dtype(names[0])
-            write_side(folder, config, tokenizer=_tokenizer_in(found.folder), card=Card(name=out.name), dtype=kind)
-            if dtype is None and (found.folder / "README.md").is_file():  # it knows what the model was made from
-                shutil.copyfile(found.folder / "README.md", folder / "README.md")
-            return write_sharded(folder, entries, blocks, max_shard_bytes=max_shard_bytes)
-
-        write_whole(out, write, kind="checkpoint")
-    return config
-
-
-def _tokenizer_in(folder: Path) -> Tokenizer | None:
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a model's folder, if it has one."""
     there = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     return load_tokenizer(folder) if there else None

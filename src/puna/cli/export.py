@@ -53,7 +53,7 @@ def hf_command(path: str, out: str, dtype: str | None, max_shard_gib: float) -> 
     _refuse_used_folder(out)
     import torch
 
-    from puna.checkpoint.format import export
+    from puna.checkpoint.export import export
     from puna.core import console
 
     config = export(

@@ -82,7 +82,7 @@ def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks
         if start_from is None:
             ranks.init_weights(seed)
         else:
-            ranks.weights.fill(read_weights(start_from, load_config(start_from)))
+            ranks.load_weights(start_from, load_config(start_from))
         return model
     model = Transformer(shape)
     if start_from is None:

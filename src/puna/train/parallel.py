@@ -15,8 +15,9 @@ Source: FSDP2, 2304.11277; order of the axes, 2407.21783, section 3.3.2.
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,17 +33,19 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
+from puna.checkpoint.logical import logical, segments_of
+from puna.checkpoint.starting import fill_from_model
 from puna.core.errors import UsageError
 from puna.model.config import ModelConfig
 from puna.model.init import first_part
-from puna.model.split import Split, whole_shape
+from puna.model.split import Split
 from puna.model.transformer import Transformer
 from puna.train.blocks import prepare_blocks
 from puna.train.loss import Loss, LossOutput
 from puna.train.machine import Machine
 from puna.train.parallel_config import AXES, ParallelConfig, Work, check
 from puna.train.pipeline import Pipeline
-from puna.train.sharding import ShardedWeights, gather_whole, names_in_order, placements
+from puna.train.sharding import ShardedWeights, placements
 from puna.train.solo import Batches, Figures
 
 
@@ -164,6 +167,19 @@ class Ranks:
                     part = first_part(name, model, seed)
                     self.weights.named[name].copy_(self.weights.narrow(name, part))
 
+    def load_weights(self, path: Path, config: ModelConfig) -> None:
+        """Fill the shards from a model, each process reading its own boxes.
+
+        Args:
+            path: The model.
+            config: Its shape; what has no weights (context, rotary frequencies) may differ from the run's.
+
+        Raises:
+            PunaError: It cannot be read, or is another model.
+        """
+        weights = self.weights
+        fill_from_model(path, config, logical(weights.held, segments_of(config), of=weights.pieces))
+
     def backward(self, loss: Loss, batches: Batches, n: int) -> list[LossOutput]:
         """Forward and backward of the n micro-batches of a step.
 
@@ -260,16 +276,6 @@ class Ranks:
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
-    def same(self, value: Any) -> Any:
-        """The value that the first process has: paths, decisions. Every process must call it."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
-
-    def abandon(self) -> None:
-        """Let go of the others, whose next exchange then fails instead of waiting."""
-        leave()
-
     @property
     def processes(self) -> int:
         """How many there are."""
@@ -279,43 +285,6 @@ class Ranks:
     def speaks(self) -> bool:
         """Whether this is the process that writes the run folder."""
         return dist.get_rank() == 0
-
-    def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
-        """Every parameter (or optimizer tensor of its shape) whole on the first process, None elsewhere, one by one.
-
-        Args:
-            tensors: This process's shards by parameter name and suffix.
-            suffix: For example `/exp_avg`.
-        """
-        layers = self.config.stage_layers(self.weights.config.n_layers)
-        for name in names_in_order(self.weights.config):
-            stage = _stage_of(name, layers)
-            owner = next(r for r in range(self.config.pp) if stage in self.config.stages_of(r))
-            whole = None
-            if self.rank_on("pp") == owner:
-                whole = gather_whole(name, tensors[name + suffix], self.weights, fsdp_group=self.fsdp_group)
-            if owner != 0:
-                whole = self._to_first_stage(name, whole, owner)
-            yield name + suffix, whole if self.speaks else None
-
-    def _to_first_stage(self, name: str, whole: Tensor | None, owner: int) -> Tensor | None:
-        device = self._exchange_device()
-        if self.rank_on("pp") == owner and whole is not None:
-            dist.send(whole.to(device), group=self.pp_group, group_dst=0)
-        elif self.rank_on("pp") == 0:
-            whole = torch.empty(whole_shape(name, self.weights.config), device=device)
-            dist.recv(whole, group=self.pp_group, group_src=owner)
-            return whole.cpu()
-        return None
-
-
-def _stage_of(name: str, layers: Sequence[tuple[int, int]]) -> int:
-    if name == "embedding.weight":
-        return 0
-    if not name.startswith("layers."):
-        return len(layers) - 1
-    number = int(name.split(".")[1])
-    return next(stage for stage, (first, end) in enumerate(layers) if first <= number < end)
 
 
 def _sharded(model: nn.Module) -> Iterator[FSDPModule]:

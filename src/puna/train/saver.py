@@ -31,7 +31,6 @@ from puna.core.config import fingerprint
 from puna.core.errors import UsageError
 from puna.core.files import need_free_space
 from puna.core.run_folder import RunFolder
-from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
@@ -181,28 +180,15 @@ class Saver:
         self._store.failed(reason, self._settings)
 
     def finish(self, facts: Mapping[str, str]) -> str:
-        """Write the finished model into the run's `model/` and return its fingerprint."""
-        model = self._whole_model()
-        card = replace(self._card, facts={**self._card.facts, **facts})
-        fingerprint = ""
-        if self._worker.speaks:
-            try:
-                fingerprint = save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
-            except Exception:
-                self._worker.abandon()
-                raise
-        return self._worker.same(fingerprint)
+        """Write the finished model into the run's `model/` and return its fingerprint.
 
-    def _whole_model(self) -> Transformer:
-        """The model with all its weights, on the process that speaks."""
-        if self._worker.processes == 1:
-            return self._weights.model
-        with torch.device("meta"):
-            model = Transformer(self._weights.model.config)
-        found = {n: t for n, t in self._worker.whole_tensors(self._weights.named) if t is not None}
-        if found:
-            model.load_state_dict(found, assign=True)
-        return model
+        Several processes stream it from the last checkpoint, which they have saved together; none ever holds it whole.
+        """
+        card = replace(self._card, facts={**self._card.facts, **facts})
+        if self._worker.processes > 1:
+            return self._store.export(self._saved_step, self._run.model, card=card)
+        model = self._weights.model
+        return save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
 
     def __enter__(self) -> "Saver":
         return self

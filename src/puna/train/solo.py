@@ -4,7 +4,7 @@
 process, so every process takes the same decisions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -122,18 +122,6 @@ class Worker(Protocol):
         """Sum of a loss over the batches of all processes, and its terms, without gradients."""
         ...
 
-    def same(self, value: Any) -> Any:
-        """The first process's value."""
-        ...
-
-    def abandon(self) -> None:
-        """Let go of the others: what comes next is an error that they do not know of."""
-        ...
-
-    def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
-        """Every parameter, or a tensor of its shape, whole on the process that speaks, one by one."""
-        ...
-
 
 class Solo:
     """One process with the whole model.
@@ -169,14 +157,3 @@ class Solo:
         with torch.no_grad():
             outputs = [loss(self._model, batch) for batch in batches]
         return sum(float(o.sum) for o in outputs), sum(o.count for o in outputs)
-
-    def same(self, value: Any) -> Any:
-        """The value: there is nobody else."""
-        return value
-
-    def abandon(self) -> None:
-        """Nobody waits."""
-
-    def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
-        """The tensors as they are."""
-        return ((name, tensor) for name, tensor in tensors.items() if name.endswith(suffix))
