@@ -108,6 +108,14 @@ def test_gpus_must_fill_nodes():
         files(Job("x", JOB.words, gpus=12 + 1), "slurm")
 
 
+def test_two_places_are_no_place(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["launch", "llama3-8b", "--torchrun", "--slurm", "--gpus", "8"]) == 2
+    assert "--torchrun and --slurm are different places" in capfd.readouterr().err
+    assert main.run(["launch", "llama3-8b", "--gpus", "8"]) == 2
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_with_other_content_is_not_written_over(tmp_path):
     made = write(Job("x", JOB.words, gpus=8), "torchrun", tmp_path / "new")
     assert made[0].stat().st_mode & stat.S_IXUSR

@@ -18,9 +18,9 @@ from puna.cli.stage_verb import HELP, examples, recipe_arguments
     ),
 )
 @recipe_arguments
-@click.option("--torchrun", "target", flag_value="torchrun", help="A script for one node.")
-@click.option("--slurm", "target", flag_value="slurm", help="A batch script for sbatch.")
-@click.option("--kubernetes", "target", flag_value="kubernetes", help="An indexed Job and its Service.")
+@click.option("--torchrun", is_flag=True, help="A script for one node.")
+@click.option("--slurm", is_flag=True, help="A batch script for sbatch.")
+@click.option("--kubernetes", is_flag=True, help="An indexed Job and its Service.")
 @click.option("--gpus", type=click.IntRange(min=1), help="GPUs in all; default: the product of the recipe's degrees.")
 @click.option("--gpus-per-node", type=click.IntRange(min=1), default=8, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the files; default: launch/RECIPE.")
@@ -30,9 +30,7 @@ from puna.cli.stage_verb import HELP, examples, recipe_arguments
 @click.option("--image", default="puna:latest", show_default=True, help="Container image (Kubernetes).")
 @click.option("--claim", default="puna-data", show_default=True, help="PersistentVolumeClaim at /data (Kubernetes).")
 @click.option("--restarts", type=click.IntRange(min=0), default=20, show_default=True, help="Starts after failures.")
-def command(
-    recipe: str, overrides: tuple[str, ...], target: Any, gpus: int | None, out: Path | None, **settings: Any
-) -> None:
+def command(recipe: str, overrides: tuple[str, ...], gpus: int | None, out: Path | None, **settings: Any) -> None:
     """Write the files that start a recipe on a cluster.
 
     The recipe is checked first. Nothing is started: the command to type is printed. Every file starts the same command
@@ -42,8 +40,14 @@ def command(
     from puna.core.errors import UsageError
     from puna.stages import launch, recipes, showing, stage
 
-    if target not in get_args(launch.Target):
-        raise UsageError("say where: --torchrun (one node), --slurm or --kubernetes")
+    targets: list[launch.Target] = [name for name in get_args(launch.Target) if settings.pop(name)]
+    if len(targets) != 1:
+        given = " and ".join(f"--{name}" for name in targets)
+        raise UsageError(
+            f"{f'{given} are different places; give one of' if given else 'say where:'} --torchrun (one node), --slurm "
+            "or --kubernetes"
+        )
+    [target] = targets
     path = recipes.find_recipe(recipe)
     shown = showing.resolve(path, overrides)
     many = [verb for verb in stage.STAGES if stage.find_stage(verb).on_many]

@@ -26,7 +26,7 @@ from puna.planner.hardware import Cluster, read_cluster
 from puna.planner.layout import Workload
 from puna.planner.published import Published, read_published
 from puna.planner.search import Found, reasons, search
-from puna.planner.shape import Shape, from_config, read_shape
+from puna.planner.shape import Shape, from_config, is_sparse, named_shape
 
 LOW_PRECISION = {"ampere": ("bf16",), "hopper": ("bf16", "fp8"), "blackwell": ("bf16", "fp8", "fp4")}
 """What the tensor cores of each architecture multiply in."""
@@ -88,12 +88,12 @@ def find_shape(model: str) -> Shape:
         from puna.checkpoint.format import load_config
 
         return from_config(load_config(Path(model)))
-    shape = read_shape(model)
+    shape = None if is_sparse(model) else named_shape(model)
     if shape is None:
+        why = "is a mixture of experts or a hybrid, which is not modelled" if is_sparse(model) else "is not known"
         raise UsageError(
-            f"model {model!r} is not known, or no dense transformer. Sizes are {', '.join(SIZES)}; a Hugging "
-            f"Face Llama "
-            "folder or a published name such as llama2-13b will do too."
+            f"model {model!r} {why}. Sizes are {', '.join(SIZES)}. A Hugging Face Llama folder, a published name such "
+            "as llama2-13b, or a shape such as 'llama L40 d4096 h32 kv8 f14336 v128256' will do too."
         )
     return shape
 
@@ -238,8 +238,10 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
         "",
         f'out = "runs/{path.stem}"',
     ]
-    if name is None:
+    if name is None and Path(question.model).is_dir():
         lines += [f"start_from = {json.dumps(question.model)}"]
+    elif name is None:
+        lines += ['tokenizer = "my/tokenizer"', "", "[model]", *_shape_lines(work)]
     else:
         lines += ['tokenizer = "my/tokenizer"', "", "[model]", f'size = "{name}"']
         if work.seq_len > SIZES[name].max_seq_len:
@@ -266,6 +268,19 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
     if work.precision == "fp4":
         lines.append("# planned with fp4, in which `puna train` cannot multiply: started as it is, this trains in bf16")
     return "\n".join(lines) + "\n"
+
+
+def _shape_lines(work: Workload) -> list[str]:
+    """A shape that is no size of ours, field by field."""
+    shape = work.shape
+    lines = [] if shape.gated else ["# planned with two feed-forward matrices; `puna train` has three (SwiGLU)"]
+    lines += [f"{n} = {getattr(shape, n)}" for n in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")]
+    return [
+        *lines,
+        f"head_dim = {shape.head_width}",
+        f"tie_embeddings = {'true' if shape.tied else 'false'}",
+        f"max_seq_len = {work.seq_len}",
+    ]
 
 
 def _write_recipe(question: Question, best: Estimate, path: Path) -> None:
