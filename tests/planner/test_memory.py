@@ -3,7 +3,7 @@
 import pytest
 
 from puna.planner.layout import STACKS, Degrees
-from puna.planner.memory import activation_bytes, rank_memory
+from puna.planner.memory import CONTEXT_BYTES, GIB, activation_bytes, rank_memory
 from tests.planner.rows import work
 
 
@@ -19,7 +19,7 @@ def test_zero_one_divides_the_optimizer_alone():
 
 
 def test_recomputation_keeps_less_and_tensor_parallelism_divides():
-    kept = [activation_bytes(work(recompute=mode)) for mode in ("none", "selective", "full")]
+    kept = [activation_bytes(work(recompute=mode)) for mode in ("none", "selective", "alternate", "full")]
     assert kept == sorted(kept, reverse=True)
     assert activation_bytes(work(degrees=Degrees(dp_shard=4, tp=2))) == pytest.approx(kept[0] / 2)
 
@@ -41,18 +41,19 @@ def test_the_first_pipeline_rank_holds_as_many_micro_batches_as_there_are_ranks(
             "8B",
             "8xH100-96GB",
             Degrees(dp_shard=8),
-            {"micro_batch": 2, "recompute": "selective", "global_batch": 16},
+            {"micro_batch": 2, "recompute": "alternate", "global_batch": 16},
             77.0,
         ),
         (
             "8B",
             "128xH100-96GB",
             Degrees(dp_shard=128),
-            {"micro_batch": 2, "recompute": "selective", "global_batch": 256},
+            {"micro_batch": 2, "recompute": "alternate", "global_batch": 256},
             62.0,
         ),
     ],
 )
 def test_published_peaks_are_met_within_a_tenth(size, cluster, degrees, changes, published):
     given = work(size, cluster, degrees, stack=STACKS["torch-compile"], **changes)
-    assert rank_memory(given).total_gib == pytest.approx(published, rel=0.1)
+    found = rank_memory(given).total - CONTEXT_BYTES
+    assert found / GIB == pytest.approx(published, rel=0.1)

@@ -69,12 +69,11 @@ class Attention(nn.Module):
             cache: The step of the kv cache and this layer's number, or None.
             only_W: The tokens whose output is wanted; None: all.
         """
-        x_TD = self.split.gather(x_TD)
         if cache is None and cpu_kernels.suits(x_TD):
             weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight, self.n_heads + self.n_kv_heads, self.head_dim)
-            o_TD = self._attend_on_cpu(nn.functional.linear(x_TD, weight_ED), turn, layout)
+            o_TD = self._attend_on_cpu(self.split.gathered_product(x_TD, weight_ED), turn, layout)
             return self.split.reduce_scatter(self.output(_chosen(o_TD, only_W)))
-        heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
+        heads = self.split.gathered(self.qkv, x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
         if cache is None and isinstance(layout, ContextLayout):

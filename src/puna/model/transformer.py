@@ -66,8 +66,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Transform each token by itself."""
-        x = self.split.gather(x)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate, up = self.split.gathered(self.gate_up, x).chunk(2, dim=-1)
         return self.split.reduce_scatter(self.down(nn.functional.silu(gate) * up))
 
 

@@ -249,22 +249,22 @@ def _sequence_parallel(cells: Mapping[str, str]) -> bool:
 def _with_recompute(work: Workload, cells: Mapping[str, str]) -> Workload:
     text = cells.get("act_ckpt", "").lower()
     if "none/selective" in text or "none / selective" in text:
-        return replace(work, recompute="selective", checkpointed=0.5)
+        return replace(work, recompute="alternate", checkpointed=0.5)
     if "full" in text or text in ("yes", "true", "1"):
         return replace(work, recompute="full")
     if "block" in text:  # some of the blocks, whole
         return replace(work, recompute="full", checkpointed=0.4)
     if "budget" in text or "op" in text.split() or "sac" in text:
-        return replace(work, recompute="selective")
+        return replace(work, recompute="alternate")
     if "select" in text:
-        mode: Recompute = "attention" if work.stack.family in ("nvidia", "megatron-2021") else "selective"
+        mode: Recompute = "attention" if work.stack.family in ("nvidia", "megatron-2021") else "alternate"
         return replace(work, recompute=mode)
     if text in ("none", "no", "off", "false", "0"):
         return work
     if work.stack.family == "nvidia":
         return work  # its benchmarks recompute at most what costs little, and keep activations in 8 bits
     # not told: the cheapest that fits
-    for mode in ("none", "selective", "full"):
+    for mode in ("none", "alternate", "full"):
         tried = replace(work, recompute=mode)
         if memory.rank_memory(tried).total_gib <= work.cluster.gpu.memory_gib:
             return tried

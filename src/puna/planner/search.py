@@ -129,7 +129,7 @@ def candidates(
             # pieces of equal size: uneven ones wait for each other; embedding and head may stand for a layer each
             layers = (shape.n_layers, shape.n_layers + 2)
             even = [v for v in range(2, 21) if any(n % (degrees.pp * v) == 0 for n in layers)]
-            pieces += [v for v in even if degrees.pp * v <= shape.n_layers]
+            pieces += [v for v in even if degrees.pp * v <= shape.n_layers + 2]
         for micro, stages, mode in itertools.product((1, 2, 4, 8, 16), pieces, _RECOMPUTE):
             if per_rank % micro:
                 continue

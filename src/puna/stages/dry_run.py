@@ -16,16 +16,12 @@ from puna.planner import goodput
 from puna.planner.estimate import Estimate, estimate
 from puna.planner.hardware import read_cluster
 from puna.planner.layout import Degrees, Workload
+from puna.planner.memory import CONTEXT_BYTES, FRAGMENTS, LOGIT_CHUNK_BYTES
 from puna.planner.search import nearest_fitting
 from puna.planner.shape import from_config
-from puna.stages.pretrain import PretrainRecipe, shape_of
+from puna.stages.pretrain import PretrainRecipe, ramp_of, shape_of
 from puna.stages.stage import PlanRow
 from puna.train.parallel_config import ParallelConfig, Work, check
-
-_FRAGMENTS, _CONTEXT_BYTES = 0.04, 2 << 30
-"""Holes of the caching allocator, and CUDA context with the buffers of cuBLAS and NCCL."""
-_LOGIT_CHUNK_BYTES = 4 * (32 << 20)
-"""Logits, their fp32 copy and gradient, of one chunk of the loss."""
 
 
 def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: float, as_json: bool) -> None:
@@ -46,8 +42,10 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
 
     shape, data = shape_of(recipe), recipe.data
     layout = recipe.parallel.resolve(world_size)
-    work = Work(data.rows, data.sequence_length, recipe.train.accumulation, "cuda")
-    check(layout, shape, work)
+    works = [Work(data.rows, data.sequence_length, n, "cuda") for n in ramp_of(recipe).batches]
+    for work in works:
+        check(layout, shape, work)
+    work = works[-1]  # the largest batch of a growing one, where most of the time is spent
     load = _workload(layout, shape, work, f"{world_size}x{gpu}")
     found, expected = rehearse(layout, shape, work), estimate(load)
     memory = _memory(found, layout, expected)
@@ -97,9 +95,9 @@ def _memory(found: Any, layout: ParallelConfig, expected: Estimate) -> dict[str,
         "gradients": 4.0 * held,
         "optimizer": 8.0 * held,
         "activations": kept * (layout.memory_budget if layout.recompute == "budget" else 1.0),
-        "buffers": found.gathered_bytes + _LOGIT_CHUNK_BYTES,
+        "buffers": found.gathered_bytes + LOGIT_CHUNK_BYTES,
     }
-    memory["buffers"] += _FRAGMENTS * sum(memory.values()) + _CONTEXT_BYTES
+    memory["buffers"] += FRAGMENTS * sum(memory.values()) + CONTEXT_BYTES
     return memory
 
 

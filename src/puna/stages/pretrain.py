@@ -17,6 +17,7 @@ from puna.stages.stage import PlanRow, Stage, StageRecipe
 from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
+from puna.train.ramp import BatchPhase, Ramp, resolve_ramp
 
 
 class TokensConfig(Config):
@@ -63,6 +64,8 @@ class PretrainRecipe(StageRecipe):
     """The tokens."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    ramp: tuple[BatchPhase, ...] = ()
+    """Batches that grow with the tokens seen, `[[ramp]]`; after the last phase train.accumulation counts."""
     parallel: ParallelConfig = ParallelConfig()
     """How processes share the work; torchrun starts them."""
 
@@ -92,12 +95,40 @@ def shape_of(recipe: PretrainRecipe) -> ModelConfig:
     return recipe.model.resolve(vocab_size=vocab_size)
 
 
+def ramp_of(recipe: PretrainRecipe) -> Ramp:
+    """How many batches make a step over the run.
+
+    Raises:
+        ConfigError: The phases do not fit the data's rows.
+    """
+    data = recipe.data
+    return resolve_ramp(
+        recipe.ramp, rows=data.rows, sequence_length=data.sequence_length, accumulation=recipe.train.accumulation
+    )
+
+
 def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
     """What the run costs."""
-    shape = shape_of(recipe)
+    shape, ramp = shape_of(recipe), ramp_of(recipe)
     check_context(shape, recipe.data.sequence_length)
     _check_mix(recipe)
-    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+    rows = cost_rows(
+        shape,
+        recipe.train,
+        rows=recipe.data.rows,
+        sequence_length=recipe.data.sequence_length,
+        tokens=ramp.tokens_at(recipe.train.steps),
+    )
+    if not recipe.ramp:
+        return rows
+    phases = zip(ramp.starts, ramp.batches, ramp.lengths, strict=True)
+    return [
+        *rows,
+        *(
+            ("batch", f"from {start:,} tokens on {n * ramp.tokens:,}, {n} x {recipe.data.rows} rows, cut at {length}")
+            for start, n, length in phases
+        ),
+    ]
 
 
 def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
@@ -109,7 +140,7 @@ def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
     if recipe.data.mix is None:
         return None
     sizes = {name: source.n_tokens for shards in sets for name, source in shards.sources("train").items()}
-    rows = recipe.data.rows * recipe.train.accumulation * recipe.train.steps
+    rows = ramp_of(recipe).tokens_at(recipe.train.steps) // recipe.data.sequence_length
     return resolve_mix(recipe.data.mix, sizes, rows=rows, row_tokens=recipe.data.sequence_length)
 
 
@@ -148,8 +179,15 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         assert recipe.tokenizer is not None, "checked by the recipe"
         tokenizer = Tokenizer.load(recipe.tokenizer)
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
-    data = recipe.data
-    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+    data, ramp = recipe.data, ramp_of(recipe)
+    ranks = meet(
+        recipe.parallel,
+        recipe.train,
+        shape,
+        rows=data.rows,
+        sequence_length=data.sequence_length,
+        accumulations=ramp.batches,
+    )
     model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
     check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
@@ -164,6 +202,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
             sets,
             weights=mixed.weights if mixed else data.weights or None,
             later=mixed.later if mixed and split == "train" else (),
+            cuts=ramp.cuts(data.sequence_length) if split == "train" else (),
             rows=data.rows,
             sequence_length=data.sequence_length,
             seed=data.seed,
@@ -189,6 +228,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         tokenizer=tokenizer,
         evaluate=evaluate,
         ranks=ranks,
+        ramp=ramp,
         card=Card(
             name=recipe.name or "base",
             made_by="pretraining" if recipe.start_from is None else "continued pretraining",

@@ -47,8 +47,24 @@ def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
     return model, shape, load_tokenizer(path)
 
 
-def meet(parallel: ParallelConfig, train: TrainConfig, shape: ModelConfig, *, rows: int, sequence_length: int) -> Any:
+def meet(
+    parallel: ParallelConfig,
+    train: TrainConfig,
+    shape: ModelConfig,
+    *,
+    rows: int,
+    sequence_length: int,
+    accumulations: Sequence[int] = (),
+) -> Any:
     """The other processes of the run with their device, or None when it runs on one.
+
+    Args:
+        parallel: The layout.
+        train: The loop.
+        shape: The model.
+        rows: Rows of a batch.
+        sequence_length: Tokens of a row.
+        accumulations: Batches of a step over the run; empty: always the loop's.
 
     Raises:
         ConfigError: The layout cannot be.
@@ -59,8 +75,8 @@ def meet(parallel: ParallelConfig, train: TrainConfig, shape: ModelConfig, *, ro
     if parallel.is_single and console.processes() == 1:
         return None
     machine = choose_machine(train.device, train.precision)
-    work = Work(rows, sequence_length, train.accumulation, machine.device.type)
-    return ranks.meet(parallel, machine, shape, work)
+    works = [Work(rows, sequence_length, n, machine.device.type) for n in accumulations or (train.accumulation,)]
+    return ranks.meet(parallel, machine, shape, works)
 
 
 def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks: Any = None) -> Transformer:
@@ -110,7 +126,7 @@ def check_context(shape: ModelConfig, sequence_length: int) -> None:
 
 
 def cost_rows(
-    shape: ModelConfig, train: TrainConfig, *, rows: int, sequence_length: int, share: float = 1.0
+    shape: ModelConfig, train: TrainConfig, *, rows: int, sequence_length: int, share: float = 1.0, tokens: int = 0
 ) -> Sequence[PlanRow]:
     """What a run costs, for `--dry-run`.
 
@@ -120,6 +136,7 @@ def cost_rows(
         rows: Rows of a batch.
         sequence_length: Tokens of a row.
         share: Mean document length over the row's, as far as it is known: attention costs that much less.
+        tokens: Of the whole run, where the batch grows; 0: every step has the same.
 
     Returns:
         Parameters, tokens, FLOPs, memory, disk and time.
@@ -128,7 +145,7 @@ def cost_rows(
     from puna.train.matmul_rate import matmul_rate
 
     batch = rows * sequence_length
-    tokens = batch * train.accumulation * train.steps
+    tokens = tokens or batch * train.accumulation * train.steps
     causal = shape.flops_per_token(sequence_length * share, convention="causal")
     full = shape.flops_per_token(sequence_length * share, convention="full")
     machine = choose_machine(train.device, train.precision)
@@ -142,7 +159,7 @@ def cost_rows(
     pace = f"at {_EXPECTED_MFU:.0%} of {rate / 1e9:.3g} GFLOP/s on {machine.device}"
     return [
         ("parameters", f"{shape.parameters():,}"),
-        ("tokens", f"{tokens:,} in {train.steps} steps of {batch * train.accumulation:,}"),
+        ("tokens", f"{tokens:,} in {train.steps:,} steps of {tokens // train.steps:,}"),
         ("FLOPs per token", f"{console.short_number(causal)} causal, {console.short_number(full)} full attention"),
         ("FLOPs in all", f"{tokens * causal:.3g} (causal)"),
         ("memory, about", room),

@@ -34,6 +34,7 @@ from puna.train.machine import choose_machine, memory_bytes
 from puna.train.matmul_rate import matmul_rate
 from puna.train.metrics import Eta, Window, step_line
 from puna.train.optim import build_optimizer, scale_and_clip, set_rate
+from puna.train.ramp import Ramp
 from puna.train.saver import Saver
 from puna.train.schedule import rate_factor
 from puna.train.solo import Batches, Solo, Worker
@@ -72,6 +73,7 @@ def train(
     evaluate: Evaluate | None = None,
     card: Card | None = None,
     ranks: Worker | None = None,
+    ramp: Ramp | None = None,
 ) -> TrainResult:
     """Train a model to the end of its recipe, from the newest checkpoint of the run if there is one.
 
@@ -85,6 +87,7 @@ def train(
         evaluate: Figures of the model, at intervals and at the end.
         card: What the model card says.
         ranks: The other processes of the run, with their parts of the model; None trains alone.
+        ramp: How many batches make a step, by the tokens seen; None: always `config.accumulation`.
 
     Returns:
         The end of the run.
@@ -118,7 +121,7 @@ def train(
     with StopRequest() as stop, saver:
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
-            outputs = worker.backward(loss, batches, config.accumulation)
+            outputs = worker.backward(loss, batches, ramp.at(state.tokens) if ramp else config.accumulation)
             figures = worker.reduce(outputs, (stop.requested, saver.is_due(state.step + 1)))
             count, loss_sum = figures.count, figures.loss_sum
             if not count:
@@ -131,7 +134,9 @@ def train(
                 saver.save(state, clock, at=before, wait=True)
                 saver.failed(str(error))
                 raise error
-            rate = config.optim.lr * rate_factor(state.step, steps=config.steps, config=config.schedule)
+            rate = config.optim.lr * rate_factor(
+                state.step, steps=config.steps, config=config.schedule, tokens_at=ramp.tokens_at if ramp else None
+            )
             set_rate(optimizer, rate)
             optimizer.step()
             weights.publish()

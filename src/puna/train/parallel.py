@@ -291,20 +291,21 @@ def _sharded(model: nn.Module) -> Iterator[FSDPModule]:
     return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
-def meet(config: ParallelConfig, machine: Machine, model: ModelConfig, work: Work) -> Ranks | None:
+def meet(config: ParallelConfig, machine: Machine, model: ModelConfig, works: Sequence[Work]) -> Ranks | None:
     """Join the other processes of the run; None when there is one.
 
     Args:
         config: The layout as the recipe has it.
         machine: From `choose_machine`.
         model: Shape of the model.
-        work: What a step has to deal out.
+        works: What a step has to deal out; several where the batch grows.
 
     Raises:
         ConfigError: The layout does not fit the number of processes, the model or the work.
     """
     resolved = config.resolve(dist.get_world_size() if dist.is_initialized() else 1)
-    check(resolved, model, work)
+    for work in works:
+        check(resolved, model, work)
     return None if resolved.is_single else Ranks(resolved, machine)
 
 
