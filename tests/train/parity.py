@@ -15,6 +15,7 @@ from puna.train.parallel_config import ParallelConfig
 from puna.train.solo import Solo
 
 from .conftest import CountingBatches, tiny_model
+from .host_reads import NoHostReads
 from .whole import whole_tensors
 
 STEPS, MICRO_BATCHES, ROWS = 5, 4, 4
@@ -45,7 +46,9 @@ def _make_steps(worker, batches):
     optimizer = build_optimizer(worker.weights.named.items(), OptimConfig(lr=1e-3))
     rows = []
     for step in range(STEPS):
-        figures = worker.reduce(worker.backward(next_token_loss, batches, MICRO_BATCHES))
+        outputs = worker.backward(next_token_loss, batches, MICRO_BATCHES)
+        with NoHostReads():  # `read_on_host` is the only question
+            figures = worker.reduce(outputs)
         tokens = sum(o.tokens for o in figures.outputs)
         gradients = worker.weights.gradients()
         norm = scale_and_clip(gradients, count=figures.count, clip_norm=1.0, norm_of_sum=figures.norm)

@@ -179,8 +179,9 @@ class _TokenLogProbs(torch.autograd.Function):
         asked_AD, targets_A, index = asked(hidden_TD, targets_T)
         log_probs_A = hidden_TD.new_empty(len(asked_AD), dtype=wide(hidden_TD.dtype))
         for chunk in chunks(len(asked_AD), len(head_VD), chunk_bytes):
+            targets_C1, weight_C = weigh(targets_A[chunk], log_probs_A.dtype)
             logits_CV = (asked_AD[chunk] @ head_VD.T).to(log_probs_A.dtype)
-            log_probs_A[chunk] = logits_CV.gather(1, targets_A[chunk, None])[:, 0] - logits_CV.logsumexp(1)
+            log_probs_A[chunk] = (logits_CV.gather(1, targets_C1)[:, 0] - logits_CV.logsumexp(1)) * weight_C
         ctx.save_for_backward(asked_AD, head_VD, targets_A, index)
         ctx.chunk_bytes, ctx.n_tokens = chunk_bytes, len(hidden_TD)
         return spread(log_probs_A[:, None], index, len(hidden_TD))[:, 0]
@@ -193,9 +194,10 @@ class _TokenLogProbs(torch.autograd.Function):
         d_asked_AD = torch.empty_like(asked_AD)
         d_head_VD = torch.zeros_like(head_VD, dtype=d_log_probs_A.dtype)
         for chunk in chunks(len(asked_AD), len(head_VD), ctx.chunk_bytes):
-            weight_C1 = d_log_probs_A[chunk, None]
+            targets_C1, weight_C = weigh(targets_A[chunk], d_log_probs_A.dtype)
+            weight_C1 = (d_log_probs_A[chunk] * weight_C)[:, None]
             probs_CV = (asked_AD[chunk] @ head_VD.T).to(d_log_probs_A.dtype).softmax(1)
-            d_logits_CV = probs_CV.mul_(-weight_C1).scatter_add_(1, targets_A[chunk, None], weight_C1)
+            d_logits_CV = probs_CV.mul_(-weight_C1).scatter_add_(1, targets_C1, weight_C1)
             narrow_CV = d_logits_CV.to(head_VD.dtype)
             torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
             add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])

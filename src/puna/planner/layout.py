@@ -166,9 +166,8 @@ class Workload:
         elif shape.n_kv_heads % d.tp and d.tp % shape.n_kv_heads:
             found.append(f"tp {d.tp} and {shape.n_kv_heads} kv heads do not divide each other")
         if d.pp * self.stages_per_rank > shape.n_layers + (2 if d.pp > 1 else 0):
-            found.append(
-                f"{d.pp} x {self.stages_per_rank} pipeline pieces are more than {shape.n_layers} layers, embedding and head"
-            )
+            pieces = f"{d.pp} x {self.stages_per_rank} pipeline pieces"
+            found.append(f"{pieces} are more than {shape.n_layers} layers, embedding and head")
         if self.global_batch % (d.data_parallel * self.micro_batch):
             found.append(
                 f"{self.global_batch} sequences do not split into {d.data_parallel} data-parallel ranks with "

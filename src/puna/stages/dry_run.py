@@ -38,20 +38,15 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
         ConfigError: The layout cannot be.
         UsageError: It does not fit the card's memory.
     """
-    from puna.train.rehearsal import rehearse
-
     shape, data = shape_of(recipe), recipe.data
     layout = recipe.parallel.resolve(world_size)
     works = [Work(data.rows, data.sequence_length, n, "cuda") for n in ramp_of(recipe).batches]
     for work in works:
         check(layout, shape, work)
     work = works[-1]  # the largest batch of a growing one, where most of the time is spent
-    load = _workload(layout, shape, work, f"{world_size}x{gpu}")
-    found, expected = rehearse(layout, shape, work), estimate(load)
-    memory = _memory(found, layout, expected)
-    total = sum(memory.values())
-    limit = load.cluster.gpu.memory_gib * 2**30
-    result = _result(found, expected, memory, shape, failures) | {"fits": total <= limit, "memory_limit_bytes": limit}
+    gpus = f"{world_size}x{gpu}"
+    result, load = figures(shape, layout, work, gpus, failures=failures), _workload(layout, shape, work, gpus)
+    total, limit = result["memory_bytes"]["total"], result["memory_limit_bytes"]
     if not as_json:
         console.table("", ["what", "value"], _rows(result, layout, load))
     nearest = None
@@ -67,6 +62,25 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
             f"{console.short_bytes(limit)}. "
             + (f"The nearest that fits: {nearest}." if nearest else f"Nothing fits {world_size} of them; use more.")
         )
+
+
+def figures(shape: ModelConfig, layout: ParallelConfig, work: Work, gpus: str, *, failures: float) -> dict[str, Any]:
+    """Rehearse one rank and put together what is counted and what is expected, in JSON types.
+
+    Args:
+        shape: The model.
+        layout: Every degree known, checked.
+        work: The step.
+        gpus: The cluster, like `512xH100`.
+        failures: Interruptions an hour and GPU.
+    """
+    from puna.train.rehearsal import rehearse
+
+    load = _workload(layout, shape, work, gpus)
+    found, expected = rehearse(layout, shape, work), estimate(load)
+    memory = _memory(found, layout, expected)
+    total, limit = sum(memory.values()), load.cluster.gpu.memory_gib * 2**30
+    return _result(found, expected, memory, shape, failures) | {"fits": total <= limit, "memory_limit_bytes": limit}
 
 
 def _workload(layout: ParallelConfig, shape: ModelConfig, work: Work, gpus: str) -> Workload:

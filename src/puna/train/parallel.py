@@ -20,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from puna.checkpoint.starting import fill_from_model
 from puna.core.errors import UsageError
 from puna.model.config import ModelConfig
 from puna.model.init import first_part
+from puna.model.layout import to_device
 from puna.model.split import Split
 from puna.model.transformer import Transformer
 from puna.train.blocks import prepare_blocks
@@ -46,7 +48,7 @@ from puna.train.machine import Machine
 from puna.train.parallel_config import AXES, ParallelConfig, Work, check
 from puna.train.pipeline import Pipeline
 from puna.train.sharding import ShardedWeights, placements
-from puna.train.solo import Batches, Figures
+from puna.train.solo import Batches, Figures, read_on_host
 
 
 class Ranks:
@@ -225,27 +227,31 @@ class Ranks:
 
     def _figures(self, outputs: Sequence[LossOutput], wishes: Sequence[bool], squares: Tensor) -> Figures:
         """One exchange for everything. Losses of a tensor-parallel group are equal: its first process tells them."""
-        names = sorted(outputs[0].metrics) if outputs else []
-        values = [0.0] * (4 + len(names))
-        if self.rank_on("tp") == 0:
-            for output in outputs:
-                own = [output.metrics[name] for name in names]
-                for i, value in enumerate([output.sum, output.count, output.tokens, output.flops, *own]):
-                    values[i] += float(value)
+        names, device = sorted(outputs[0].metrics) if outputs else [], self._exchange_device()
         if names and self.config.pp > 1:
             raise UsageError("a loss with figures of its own cannot be trained with parallel.pp > 1")
+        told = outputs if self.rank_on("tp") == 0 else ()
         # copies (dp_replicate) hold the same gradients: one of them counts
         own_squares = squares if self.rank_on("dp_replicate") == 0 else torch.zeros_like(squares)
+        measured = [torch.zeros(1 + len(names), dtype=torch.float64, device=device)]
+        for output in told:
+            values = [output.sum, *(output.metrics[name] for name in names)]
+            measured.append(torch.stack([torch.as_tensor(value, dtype=torch.float64).to(device) for value in values]))
+        known = [sum(getattr(o, name) for o in told) for name in ("count", "tokens", "flops")]
         flags = [float(wish) for wish in wishes]
-        vector = torch.tensor([*values, *flags], dtype=torch.float64, device=squares.device)
-        vector = torch.cat((vector, own_squares.reshape(1))).to(self._exchange_device())
+        vector = torch.cat(
+            (
+                own_squares.reshape(1).to(device),
+                torch.stack(measured).sum(0),
+                to_device(np.array([*known, *flags], dtype=np.float64), device),
+            )
+        )
         dist.all_reduce(vector)
-        found = vector.tolist()
-        loss_sum, count, tokens, flops = found[:4]
-        metrics = dict(zip(names, found[4:], strict=False))
-        flags = found[4 + len(names) : -1]
+        square, loss_sum, *found = read_on_host(vector.unbind())
+        metrics, found = dict(zip(names, found, strict=False)), found[len(names) :]
+        count, tokens, flops, *flags = found
         total = LossOutput(torch.tensor(loss_sum), round(count), round(tokens), flops, metrics)
-        return Figures(loss_sum, count, math.sqrt(found[-1]), tuple(flag > 0 for flag in flags), (total,))
+        return Figures(loss_sum, count, math.sqrt(square), tuple(flag > 0 for flag in flags), (total,))
 
     def _exchange_device(self) -> torch.device:
         return self.machine.device

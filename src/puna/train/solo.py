@@ -5,7 +5,7 @@ process, so every process takes the same decisions.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -51,6 +51,11 @@ class Figures:
     norm: float
     wishes: tuple[bool, ...]
     outputs: Sequence[LossOutput]
+
+
+def read_on_host(values: Sequence[Tensor]) -> list[float]:
+    """Numbers from the device, in one transfer. It waits for all work so far: a step does so once, here."""
+    return torch.stack([value.detach().double() for value in values]).tolist()
 
 
 class HeldWeights(Protocol):
@@ -148,9 +153,15 @@ class Solo:
 
     def reduce(self, outputs: Sequence[LossOutput], wishes: Sequence[bool] = ()) -> Figures:
         """The figures of a step."""
-        norm = float(torch.nn.utils.get_total_norm(self.weights.gradients()))
-        loss_sum, count = sum(float(o.sum) for o in outputs), sum(o.count for o in outputs)
-        return Figures(loss_sum, count, norm, tuple(wishes), outputs)
+        tensors = [torch.nn.utils.get_total_norm(self.weights.gradients()), *(o.sum for o in outputs)]
+        tensors += [value for o in outputs for value in o.metrics.values() if isinstance(value, Tensor)]
+        norm, *found = read_on_host(tensors)
+        loss_sum, metrics = sum(found[: len(outputs)]), iter(found[len(outputs) :])
+        told = [
+            replace(o, metrics={k: next(metrics) if isinstance(v, Tensor) else v for k, v in o.metrics.items()})
+            for o in outputs
+        ]
+        return Figures(loss_sum, sum(o.count for o in outputs), norm, tuple(wishes), told)
 
     def score(self, loss: Loss, batches: Sequence[Any]) -> tuple[float, float]:
         """Sum of a loss over batches, and its terms."""
