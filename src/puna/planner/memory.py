@@ -7,7 +7,7 @@ kernel, which keeps no scores. A block keeps of a token, in values of 2 bytes:
 
     all of them           5 D     + (2 q + 2 kv + 4 F) / tp     the gate's three inputs and its result each count
     compiled              2 D     + (2 q + 2 kv + 2 F) / tp     norms and the gate are computed again from their inputs
-    products kept         3 D     + (2 q + 2 kv + 2 F) / tp
+    products kept         3 D     + (2 q + 2 kv + 2 F) / tp     of which 2 D are whole (sums before scattering)
     every other product   2 D     + (2 q + kv + F) / tp
 
 D is divided by tp with sequence parallelism, and then 2 D more are whole (the inputs of the products) unless they are
@@ -129,7 +129,9 @@ def block_bytes(work: Workload, recompute: Recompute = "none") -> float:
     }[recompute]
     shared = tp if work.sequence_parallel else 1
     values = residual * shape.dim / shared + inner / tp
-    if tp > 1 and work.sequence_parallel and not stack.gathers_again and recompute == "none":
+    if tp > 1 and work.sequence_parallel and recompute == "selective":
+        values += 2 * shape.dim * (1 - 1 / tp)
+    elif tp > 1 and work.sequence_parallel and not stack.gathers_again and recompute == "none":
         values += 2 * shape.dim * (1 if stack.pointwise_again else 1 - 1 / tp)
     return 2 * values
 
