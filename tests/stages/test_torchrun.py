@@ -13,6 +13,7 @@ from puna.checkpoint.format import load_model, load_tokenizer
 from puna.cli import main
 from puna.core import files
 from puna.core.run_folder import RunFolder
+from puna.train import blocks
 from tests.tiny import write_tiny_pipeline
 
 RAMP = "ramp=[{until_tokens=2560, batch_tokens=256, sequence_length=32}, {batch_tokens=512}]"
@@ -75,3 +76,20 @@ def test_torchrun_ends_with_the_model_of_one_process(folder, layout):
     assert told[0][-2]["tokens"] == 10 * 256 + 6 * 512
     lineage = json.loads((folder / out / "lineage.json").read_text())
     assert lineage["status"] == "finished"
+
+
+def test_one_process_recomputes_when_it_is_asked_to(folder, monkeypatch):
+    """The same model; the blocks run through the checkpoint function."""
+    monkeypatch.chdir(folder)
+    used, real = [], blocks.checkpoint
+
+    def counted(*args, **options):
+        used.append(1)
+        return real(*args, **options)
+
+    monkeypatch.setattr(blocks, "checkpoint", counted)
+    assert main.run([*RUN, "out=runs/again", "train.threads=1", "parallel.recompute=full"]) == 0
+    assert used
+    weights = [load_model(folder / path)[0].state_dict() for path in ("runs/again", "runs/one")]
+    for name, expected in weights[1].items():
+        torch.testing.assert_close(weights[0][name], expected, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from puna.data.shards import ShardSet
 from puna.model.config import SIZES, ModelConfig
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
+from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet, prepare_alone
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
 from puna.train.ramp import BatchPhase, Ramp, resolve_ramp
@@ -189,6 +189,8 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         accumulations=ramp.batches,
     )
     model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    if ranks is None:
+        prepare_alone(model, recipe.parallel)
     check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]

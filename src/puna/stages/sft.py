@@ -12,7 +12,7 @@ from puna.core.run_folder import RunFolder
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
+from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet, prepare_alone
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
 
@@ -75,6 +75,8 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
     world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
     model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
+    if ranks is None:
+        prepare_alone(model, recipe.parallel)
     own = data.model_copy(update={"rows": data.rows // world})
     batches = SftBatches(rows, tokenizer, own, rank=rank, world=world)
     report = batches.report

@@ -11,7 +11,7 @@ from puna.model.transformer import Transformer
 from puna.stages.stage import PlanRow
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.config import TrainConfig
-from puna.train.parallel_config import ParallelConfig, Work
+from puna.train.parallel_config import ParallelConfig, Work, check
 
 _NAMES = (
     "log_every_steps",
@@ -69,13 +69,16 @@ def meet(
     Raises:
         ConfigError: The layout cannot be.
     """
-    from puna.train import parallel as ranks
     from puna.train.machine import choose_machine
 
-    if parallel.is_single and console.processes() == 1:
-        return None
     machine = choose_machine(train.device, train.precision)
     works = [Work(rows, sequence_length, n, machine.device.type) for n in accumulations or (train.accumulation,)]
+    if parallel.is_single and console.processes() == 1:
+        for work in works:
+            check(parallel, shape, work)
+        return None
+    from puna.train import parallel as ranks  # FSDP and pipelines: a second to import
+
     return ranks.meet(parallel, machine, shape, works)
 
 
@@ -108,6 +111,14 @@ def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks
         for name, tensor in read_weights(start_from, load_config(start_from)):
             own[name].copy_(tensor)
     return model
+
+
+def prepare_alone(model: Transformer, parallel: ParallelConfig) -> None:
+    """What of a layout holds for one process too: recomputation, the compiler, float8."""
+    from puna.train.blocks import prepare_blocks
+
+    if (parallel.recompute, parallel.compile, parallel.float8) != ("none", False, "none"):
+        prepare_blocks(model.layers, parallel, model.split)
 
 
 def check_context(shape: ModelConfig, sequence_length: int) -> None:

@@ -287,6 +287,8 @@ def _choice_problems(config: ParallelConfig, work: Work) -> list[str]:
         found.append("parallel.recompute=budget is done by the compiler: set parallel.compile=true")
     if config.async_tp and (config.tp == 1 or not config.compile or not cuda):
         found.append("parallel.async_tp needs tp > 1, compile=true and CUDA")
+    if config.offload != "none" and config.is_single:
+        found.append("parallel.offload is for several processes; one process has no shards to keep elsewhere")
     if config.float8 != "none" and not cuda:
         found.append(f"parallel.float8={config.float8} needs a CUDA device; this one is {work.device}")
     return found
