@@ -53,8 +53,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+PIPELINE = ["parallel.pp=2", "parallel.schedule=interleaved"]
+
+
 @pytest.mark.parametrize(
-    "layout", [["parallel.dp_shard=2"], ["parallel.pp=2", "parallel.schedule=interleaved"]], ids=["dp", "pp"]
+    "layout", [["parallel.dp_shard=2"], pytest.param(PIPELINE, marks=pytest.mark.slow)], ids=["dp", "pp"]
 )
 def test_torchrun_ends_with_the_model_of_one_process(folder, layout):
     out = f"runs/{layout[0].partition('=')[0][-2:]}"
