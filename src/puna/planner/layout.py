@@ -167,7 +167,8 @@ class Workload:
             found.append(f"tp {d.tp} and {shape.n_kv_heads} kv heads do not divide each other")
         if d.pp * self.stages_per_rank > shape.n_layers + (2 if d.pp > 1 else 0):
             found.append(
-                f"{d.pp} x {self.stages_per_rank} pipeline pieces are more than {shape.n_layers} layers, embedding and head"
+                f"{d.pp} x {self.stages_per_rank} pipeline pieces are more than {shape.n_layers} layers, embedding and "
+                "head"
             )
         if self.global_batch % (d.data_parallel * self.micro_batch):
             found.append(

@@ -17,8 +17,9 @@ from puna.planner.estimate import Estimate, estimate
 from puna.planner.hardware import read_cluster
 from puna.planner.layout import Degrees, Workload
 from puna.planner.memory import CONTEXT_BYTES, FRAGMENTS, LOGIT_CHUNK_BYTES
-from puna.planner.search import nearest_fitting
+from puna.planner.search import nearest_fitting, smaller_micro_batches
 from puna.planner.shape import from_config
+from puna.stages.planning import PROVENANCE, STORAGE_BYTES_PER_SECOND
 from puna.stages.pretrain import PretrainRecipe, ramp_of, shape_of
 from puna.stages.stage import PlanRow
 from puna.train.parallel_config import ParallelConfig, Work, check
@@ -51,22 +52,59 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
     memory = _memory(found, layout, expected)
     total = sum(memory.values())
     limit = load.cluster.gpu.memory_gib * 2**30
-    result = _result(found, expected, memory, shape, failures) | {"fits": total <= limit, "memory_limit_bytes": limit}
+    every = recipe.train.save_every_seconds or recipe.train.save_every_steps * expected.seconds or None
+    result = _result(found, expected, memory, shape, failures, every) | {
+        "fits": total <= limit,
+        "memory_limit_bytes": limit,
+    }
     if not as_json:
         console.table("", ["what", "value"], _rows(result, layout, load))
-    nearest = None
     if total > limit:
-        other = nearest_fitting(load)
-        nearest = other and f"{other.work.degrees}, recompute {other.work.recompute}, {other.memory.total_gib:.0f} GiB"
-        result["nearest"] = nearest
+        result["nearest"] = _what_fits(load)
     if as_json:
         console.write(json.dumps(result) + "\n")
     if total > limit:
         raise UsageError(
             f"this layout needs {console.short_bytes(total)} on its first rank, a {load.cluster.gpu.name} has "
-            f"{console.short_bytes(limit)}. "
-            + (f"The nearest that fits: {nearest}." if nearest else f"Nothing fits {world_size} of them; use more.")
+            f"{console.short_bytes(limit)}. " + result["nearest"]
         )
+
+
+def _what_fits(load: Workload) -> str:
+    """The cheapest change that fits, as one types it, by the planner's arithmetic."""
+    if smaller := smaller_micro_batches(load):
+        work, needed = smaller
+        rows = work.micro_batch * work.degrees.data_parallel
+        return f"Smaller micro-batches fit, {needed:.0f} GiB: data.rows={rows} train.accumulation={work.micro_batches}"
+    if other := nearest_fitting(load):
+        work = other.work
+        rows = work.micro_batch * work.degrees.data_parallel
+        return (
+            f"The nearest that fits: {work.degrees}, recompute {work.recompute}, data.rows={rows} "
+            f"train.accumulation={work.micro_batches}, {other.memory.total_gib:.0f} GiB."
+        )
+    return f"Nothing fits {load.cluster}; use more."
+
+
+def check_memory(recipe: PretrainRecipe, *, world_size: int, gpu: str) -> None:
+    """Refuse what cannot be or cannot fit, by the planner's arithmetic alone: in a moment, for `puna launch`.
+
+    Raises:
+        ConfigError: The layout cannot be.
+        UsageError: It does not fit the card's memory.
+    """
+    shape, data = shape_of(recipe), recipe.data
+    layout = recipe.parallel.resolve(world_size)
+    for n in ramp_of(recipe).batches:
+        work = Work(data.rows, data.sequence_length, n, "cuda")
+        check(layout, shape, work)
+        load = _workload(layout, shape, work, f"{world_size}x{gpu}")
+        needed = estimate(load).memory.total_gib
+        if needed > load.cluster.gpu.memory_gib:
+            raise UsageError(
+                f"{load.degrees} with micro-batches of {load.micro_batch} needs about {needed:.0f} GiB a GPU, a "
+                f"{load.cluster.gpu.name} has {load.cluster.gpu.memory_gib:.0f}. {_what_fits(load)}"
+            )
 
 
 def _workload(layout: ParallelConfig, shape: ModelConfig, work: Work, gpus: str) -> Workload:
@@ -101,10 +139,25 @@ def _memory(found: Any, layout: ParallelConfig, expected: Estimate) -> dict[str,
     return memory
 
 
-def _result(found: Any, expected: Estimate, memory: dict[str, float], shape: ModelConfig, failures: float) -> Any:
+def _result(
+    found: Any,
+    expected: Estimate,
+    memory: dict[str, float],
+    shape: ModelConfig,
+    failures: float,
+    save_every: float | None,
+) -> Any:
     work, n = expected.work, expected.work.cluster.n_gpus
     stall = goodput.stall_seconds(work.shape, n)
-    run = goodput.expected_goodput(n, stall=stall, interruptions_per_gpu_hour=failures)
+    writing = goodput.checkpoint_seconds(
+        work.shape, writers=max(1, n // work.cluster.gpu.node_gpus), bytes_per_second=STORAGE_BYTES_PER_SECOND
+    )
+    run, best = (
+        goodput.expected_goodput(
+            n, stall=stall, write_seconds=writing, interval_seconds=every, interruptions_per_gpu_hour=failures
+        )
+        for every in (save_every, None)
+    )
     return {
         "rank": {"parameters": found.parameters, "parameters_before_sharding": found.part_parameters},
         "memory_bytes": memory | {"total": sum(memory.values())},
@@ -121,14 +174,14 @@ def _result(found: Any, expected: Estimate, memory: dict[str, float], shape: Mod
         "checkpoint": {
             "bytes": goodput.checkpoint_bytes(work.shape),
             "stall_seconds": stall,
-            "write_seconds": goodput.checkpoint_seconds(
-                work.shape, writers=max(1, n // work.cluster.gpu.node_gpus), bytes_per_second=2e9
-            ),
+            "write_seconds": writing,
         },
         "goodput": {
             "share": run.share,
-            "hours_to_interruption": run.hours_to_interruption,
+            "hours_to_interruption": run.hours_to_interruption if failures else None,
             "checkpoint_every_seconds": run.interval_seconds,
+            "best_share": best.share,
+            "best_checkpoint_every_seconds": best.interval_seconds,
         },
         "dry_run": {"seconds": found.seconds, "peak_memory_bytes": found.memory_bytes},
     }
@@ -167,8 +220,15 @@ def _rows(result: Any, layout: ParallelConfig, load: Workload) -> Sequence[PlanR
         ),
         (
             "goodput",
-            f"{run['share']:.1%} with one interruption in {run['hours_to_interruption']:.3g} h and a checkpoint every "
-            f"{console.short_time(run['checkpoint_every_seconds'])}",
+            f"{run['share']:.1%} with "
+            + (
+                f"one interruption in {run['hours_to_interruption']:.3g} h"
+                if run["hours_to_interruption"]
+                else "no failures"
+            )
+            + f" and a checkpoint every {console.short_time(run['checkpoint_every_seconds'])} (best: "
+            f"{run['best_share']:.1%}, every {console.short_time(run['best_checkpoint_every_seconds'])})",
         ),
+        ("speeds are those of", PROVENANCE),
         ("this dry run", f"{spent['seconds']:.1f} s, {size(spent['peak_memory_bytes'])}"),
     ]
