@@ -53,7 +53,7 @@ class Merged:
         self._norm_D = None if norm_D is None else norm_D.detach()
         factors: Factors = projection.factors()
         self.A, self.B, self.blocks = factors
-        if norm_D is not None:
+        if self._norm_D is not None:
             self.A = self.A * self._norm_D
         if rotated is not None and factors.blocks:
             self.B = interleave_pairs(self.B, *rotated)
@@ -100,9 +100,7 @@ class _NormedLinear(torch.autograd.Function):
     """(x, y W^T) with y = x normalized, as `cpu_kernels.normed_linear`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_TD: Tensor, A: Tensor, B: Tensor, merged: Merged, eps: float
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x_TD: Tensor, A: Tensor, B: Tensor, merged: Merged, eps: float) -> tuple[Tensor, Tensor]:
         weight_ED = merged.make(A, B)
         y_TD = torch.empty_like(x_TD)
         r_T1 = x_TD.new_empty(len(x_TD), 1)
@@ -156,9 +154,7 @@ class _AddLinear(torch.autograd.Function):
         return grads[0], do_TE, gradients.A, gradients.B, None
 
 
-def add_linear(
-    x_TD: Float[Tensor, "T D"], o_TE: Float[Tensor, "T E"], merged: Merged
-) -> Float[Tensor, "T D"]:
+def add_linear(x_TD: Float[Tensor, "T D"], o_TE: Float[Tensor, "T E"], merged: Merged) -> Float[Tensor, "T D"]:
     """The residual stream and the product of o with the merged matrix."""
     return _AddLinear.apply(x_TD, o_TE, merged.A, merged.B, merged)  # pyright: ignore[reportReturnType]
 
@@ -233,5 +229,3 @@ def feed_forward(x_TD: Float[Tensor, "T D"], gate_up: Merged, down: Merged, eps:
     tensors = (x_TD, gate_up.A, gate_up.B, down.A, down.B)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     return _FeedForward.apply(*tensors, gate_up, down, eps, needs_gradient)  # pyright: ignore[reportReturnType]
-
-

@@ -1,17 +1,20 @@
 """Putting adapters on a model: everything else is frozen, and the optimizer sees A, B and magnitudes only."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from puna.core.errors import UsageError
-from puna.model.adapter_config import AdapterConfig
+from puna.model.adapter_config import Adapted, AdapterConfig
 from puna.model.init import seed_of
-from puna.model.projection import LowRank, projections, row_lengths
+from puna.model.nf4 import NF4
+from puna.model.projection import LowRank, Projection, projections, row_lengths
 from puna.model.transformer import Transformer
 
 
 @torch.no_grad()
-def adapt(model: Transformer, config: AdapterConfig) -> Transformer:
+def adapt(model: Transformer, config: AdapterConfig, *, base: str = "", base_fingerprint: str = "") -> Transformer:
     """Freeze a model in place and put adapters on it.
 
     A is drawn uniformly from +-1/sqrt(D), from a generator of its own for each matrix; B is zero; magnitudes are the
@@ -20,6 +23,8 @@ def adapt(model: Transformer, config: AdapterConfig) -> Transformer:
     Args:
         model: A whole language model with its weights; its blocks may be packed already.
         config: Which matrices, and how.
+        base: Path of the model as a person named it; the adapter's folder repeats it.
+        base_fingerprint: Of that model.
 
     Returns:
         The same model.
@@ -31,16 +36,15 @@ def adapt(model: Transformer, config: AdapterConfig) -> Transformer:
     """
     if "lm_head" in config.targets and model.head is None:
         raise UsageError(
-            "adapter.targets names lm_head, but the model's head is its embedding. Leave lm_head out of adapter.targets."
+            "adapter.targets names lm_head, but the model's head is its embedding. Leave it out of adapter.targets."
         )
     model.requires_grad_(False)
-    model.adapter = config
+    model.adapter = Adapted(config, base, base_fingerprint)
     for name, projection in projections(model):
         projection.adapt(config)
         for part, first, rows in projection.part_rows():
-            if part in projection.adapters:
-                adapter = projection.adapters[part]
-                assert isinstance(adapter, LowRank), "just made"
+            adapter = projection.adapter_of(part)
+            if adapter is not None:
                 _begin(adapter, seed_of(f"{name}.{part}.A", config.seed))
                 if adapter.magnitude is not None:
                     adapter.magnitude.copy_(row_lengths(projection.base().narrow(0, first, rows).float()))
@@ -54,12 +58,38 @@ def _begin(adapter: LowRank, seed: int) -> None:
     adapter.B.zero_()
 
 
-def pack(model: Transformer, *, double_quantization: bool = True) -> Transformer:
-    """Keep the matrices of the blocks in four bits, in place; embedding, head and norms stay as they are."""
-    for _, projection in projections(model.layers):
-        if projection.packed is None:
-            projection.pack(double_quantization)
+@torch.no_grad()
+def fill_packed(
+    model: Transformer,
+    weights: Iterable[tuple[str, Tensor]],
+    *,
+    dtype: torch.dtype,
+    double_quantization: bool | None = None,
+) -> Transformer:
+    """Give a model on the meta device its weights, one by one; the blocks' matrices in four bits if asked.
+
+    Packing sees the weights as they are stored, before they are rounded to `dtype`, so a base that is packed again
+    later is the same.
+
+    Args:
+        model: On the meta device.
+        weights: Every parameter by name.
+        dtype: Of what is not packed.
+        double_quantization: Pack, with double quantization or without; None packs nothing.
+    """
+    modules = dict(model.named_modules())
+    for name, tensor in weights:
+        module = modules[name.removesuffix(".weight")]
+        if double_quantization is not None and isinstance(module, Projection) and name.startswith("layers."):
+            module.take_packed(NF4.of(tensor, double=double_quantization), dtype)
+        else:
+            module.register_parameter("weight", nn.Parameter(tensor.to(dtype)))
     return model
+
+
+def packed_bytes(model: nn.Module) -> int:
+    """Memory of what is packed."""
+    return sum(p.packed.nbytes for _, p in projections(model) if p.packed is not None)
 
 
 def trained_parameters(model: nn.Module) -> int:

@@ -215,6 +215,7 @@ class Buffers:
         self._flat: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int]) -> Tensor:
+        """A matrix with whatever values are there."""
         n = shape[0] * shape[1]
         if name not in self._flat or len(self._flat[name]) < n:
             self._flat[name] = self._like.new_empty(n)

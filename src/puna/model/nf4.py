@@ -20,13 +20,14 @@ from torch import Tensor
 
 BLOCK = 64
 SCALE_BLOCK = 256
-# 2305.14314, appendix E
-VALUES = (
-    (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453)
-    + (-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0)
-    + (0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224)
-    + (0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
+# fmt: off
+VALUES = (  # 2305.14314, appendix E
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class NF4:
         blocks = _blocks(matrix.float().flatten(), BLOCK)
         scales = blocks.abs().amax(1)
         units = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-        values, middles = _table(matrix.device)
+        _, middles = _table(matrix.device)
         codes = torch.bucketize(units, middles, out_int32=True).to(torch.uint8).view(-1, 2)
         packed = (codes[:, 0] << 4) | codes[:, 1]
         plain = cls(tuple(matrix.shape), packed, scales)

@@ -44,15 +44,12 @@ class LowRank(nn.Module):
         self.scale, self.dropout = config.scale, config.dropout
 
     def delta(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
-        """s B A x."""
+        """What the adapter adds: s B A x."""
         return linear(linear(x, self.A), self.B * self.scale)
 
     def merged(self, base_ED: Float[Tensor, "E D"]) -> Float[Tensor, "E D"]:
         """The whole matrix, differentiable in A, B and magnitude."""
-        directions_ED = base_ED + (self.B * self.scale) @ self.A
-        if self.magnitude is None:
-            return directions_ED
-        return (self.magnitude / row_lengths(directions_ED))[:, None] * directions_ED
+        return merge(base_ED, self.A, self.B * self.scale, self.magnitude)
 
     def row_scale(self, base_ED: Float[Tensor, "E D"]) -> Float[Tensor, " E"]:
         """DoRA's m / |V|."""
@@ -60,6 +57,19 @@ class LowRank(nn.Module):
         with torch.no_grad():
             lengths_E = row_lengths(base_ED + (self.B * self.scale) @ self.A)
         return self.magnitude / lengths_E
+
+
+def merge(
+    base_ED: Float[Tensor, "E D"],
+    A: Float[Tensor, "R D"],
+    B: Float[Tensor, "E R"],
+    magnitude_E: Float[Tensor, " E"] | None = None,
+) -> Float[Tensor, "E D"]:
+    """W + B A (B holds the scale), with each row brought to its magnitude if there are any."""
+    directions_ED = torch.addmm(base_ED, B, A)
+    if magnitude_E is None:
+        return directions_ED
+    return (magnitude_E / row_lengths(directions_ED))[:, None] * directions_ED
 
 
 def row_lengths(matrix_ED: Float[Tensor, "E D"]) -> Float[Tensor, " E"]:
@@ -111,15 +121,18 @@ class Projection(nn.Linear):
         """Freeze the matrix, pack it if asked, and put adapters on the parts that the settings name."""
         names = [name for name in self.parts if name in config.targets]
         if self.packed is None and config.kind == "qlora" and "lm_head" not in self.parts:
-            self.pack(config.double_quantization)
+            self.take_packed(NF4.of(self.weight.detach(), double=config.double_quantization), self.weight.dtype)
         for name in names:
             self.adapters[name] = LowRank(self.parts[name], self.in_features, config).to(self._like)
 
-    def pack(self, double_quantization: bool = True) -> None:
-        """Keep the matrix in four bits from now on."""
-        assert self.packed is None, "it is packed already"
-        self.packed = NF4.of(self.weight.detach(), double=double_quantization)
-        self._dtype = self.weight.dtype
+    def take_packed(self, packed: NF4, dtype: torch.dtype) -> None:
+        """Keep the matrix in four bits from now on.
+
+        Args:
+            packed: The matrix.
+            dtype: What it is unpacked into.
+        """
+        self.packed, self._dtype = packed, dtype
         self.register_parameter("weight", None)
 
     @property
@@ -153,7 +166,7 @@ class Projection(nn.Linear):
         found = [
             (first, rows, adapter)
             for name, first, rows in self.part_rows()
-            if self.adapted and isinstance(adapter := self._adapter(name), LowRank)
+            if self.adapted and (adapter := self.adapter_of(name)) is not None
         ]
         if not found:
             return Factors(like.new_empty(0, self.in_features), like.new_empty(self.out_features, 0), ())
@@ -161,13 +174,12 @@ class Projection(nn.Linear):
         by_first = {first: adapter.B * adapter.scale for first, _, adapter in found}
         B = [by_first[f] if f in by_first else like.new_zeros(n, rank) for _, f, n in self.part_rows()]
         blocks = tuple((first, rows, number) for number, (first, rows, _) in enumerate(found))
-        A = [adapter.A for _, _, adapter in found]
+        A: list[Tensor] = [adapter.A for _, _, adapter in found]
         return Factors(A[0] if len(A) == 1 else torch.cat(A), B[0] if len(B) == 1 else torch.cat(B), blocks)
 
-    def _adapter(self, name: str) -> LowRank | None:
-        adapter = self.adapters[name] if name in self.adapters else None
-        assert adapter is None or isinstance(adapter, LowRank), "adapters are of low rank"
-        return adapter
+    def adapter_of(self, part: str) -> LowRank | None:
+        """The adapter of a part, if it has one."""
+        return next((a for name, a in self.adapters.items() if name == part and isinstance(a, LowRank)), None)
 
     def matrix(self) -> Float[Tensor, "E D"]:
         """The whole matrix with its adapters, differentiable in them."""
@@ -176,7 +188,7 @@ class Projection(nn.Linear):
             return base_ED
         parts = []
         for name, first, rows in self.part_rows():
-            adapter, part = self._adapter(name), base_ED.narrow(0, first, rows)
+            adapter, part = self.adapter_of(name), base_ED.narrow(0, first, rows)
             parts.append(part if adapter is None else adapter.merged(part))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -190,7 +202,7 @@ class Projection(nn.Linear):
         parts = []
         assert isinstance(out, Tensor)
         for (name, first, rows), y in zip(self.part_rows(), out.split(list(self.parts.values()), -1), strict=True):
-            adapter = self._adapter(name)
+            adapter = self.adapter_of(name)
             parts.append(y if adapter is None else self._add(adapter, input, y, first, rows))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from puna.model import adapted_kernels, cpu_kernels
-from puna.model.adapter_config import AdapterConfig
+from puna.model.adapter_config import Adapted
 from puna.model.attention import Attention
 from puna.model.config import ModelConfig
 from puna.model.context import ContextLayout
@@ -130,7 +130,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
         self.config, self.split = config, split
-        self.adapter: AdapterConfig | None = None  # set by `adapter.adapt`
+        self.adapter: Adapted | None = None  # set by `adapter.adapt`
         vocab = split.vocab_rows(config)
         n_rows = vocab.stop - vocab.start
         self.embedding = nn.Embedding(n_rows, config.dim) if split.has_embedding else None

@@ -11,10 +11,11 @@ from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.data.mix import MixConfig, Mixed, resolve_mix
 from puna.data.shards import ShardSet
+from puna.model.adapter_config import AdapterConfig
 from puna.model.config import SIZES, ModelConfig
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
+from puna.stages.training import NEUTRAL, adapted_model, check_context, cost_rows, first_model, meet, refuse_layout
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
 
@@ -61,6 +62,8 @@ class PretrainRecipe(StageRecipe):
     """For a continued model: a longer context."""
     data: TokensConfig
     """The tokens."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     parallel: ParallelConfig = ParallelConfig()
@@ -72,6 +75,9 @@ class PretrainRecipe(StageRecipe):
             raise ValueError("give tokenizer for a new model, or start_from to continue one: one of the two")
         if self.start_from is None and self.context != ContextChoice():
             raise ValueError("context is for a continued model; a new one has model.max_seq_len and model.rope_scaling")
+        if self.adapter is not None and (self.start_from is None or self.context != ContextChoice()):
+            raise ValueError("an adapter needs start_from, and keeps its base's context: leave [context] out")
+        refuse_layout(self.parallel, self.adapter)
         return self
 
 
@@ -97,7 +103,8 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
     shape = shape_of(recipe)
     check_context(shape, recipe.data.sequence_length)
     _check_mix(recipe)
-    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+    data = recipe.data
+    return cost_rows(shape, recipe.train, rows=data.rows, sequence_length=data.sequence_length, adapter=recipe.adapter)
 
 
 def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
@@ -150,7 +157,10 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
     data = recipe.data
     ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
-    model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    if recipe.adapter is not None and recipe.start_from is not None:
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)[0]
+    else:
+        model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
     check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]

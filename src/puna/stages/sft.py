@@ -9,10 +9,11 @@ from pydantic import model_validator
 from puna.core import console
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
+from puna.model.adapter_config import AdapterConfig
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
+from puna.stages.training import NEUTRAL, adapted_model, check_context, cost_rows, first_model, meet, refuse_layout
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
 
@@ -30,6 +31,8 @@ class SftRecipe(StageRecipe):
     """Exercises of the project's own generator, alone or beside the files."""
     data: SftConfig = SftConfig()
     """How dialogs become batches."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     parallel: ParallelConfig = ParallelConfig()
@@ -39,6 +42,7 @@ class SftRecipe(StageRecipe):
     def _has_dialogs(self) -> "SftRecipe":
         if not self.dialogs and self.exercises is None:
             raise ValueError("give dialogs = [files] or an [exercises] table: there is nothing to learn from")
+        refuse_layout(self.parallel, self.adapter)
         return self
 
 
@@ -56,7 +60,8 @@ def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
         read_dialogs(recipe.dialogs, form=recipe.form)  # what is wrong with them is told before the run
     shape = load_config(recipe.start_from)
     check_context(shape, recipe.data.sequence_length)
-    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+    data = recipe.data
+    return cost_rows(shape, recipe.train, rows=data.rows, sequence_length=data.sequence_length, adapter=recipe.adapter)
 
 
 def run(recipe: SftRecipe, folder: RunFolder) -> None:
@@ -72,9 +77,13 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         rows += dialog_rows(recipe.exercises)
     shape, tokenizer, data = load_config(recipe.start_from), load_tokenizer(recipe.start_from), recipe.data
     check_context(shape, data.sequence_length)
-    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+    ranks = None
+    if recipe.adapter is None:
+        ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+        model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
+    else:
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)[0]
     world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
-    model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
     own = data.model_copy(update={"rows": data.rows // world})
     batches = SftBatches(rows, tokenizer, own, rank=rank, world=world)
     report = batches.report

@@ -23,6 +23,7 @@ from puna.checkpoint.durable import DurableTier
 from puna.checkpoint.format import check_fits, load_config, save_model, write_side
 from puna.checkpoint.layout import STATE
 from puna.checkpoint.logical import logical, logical_names, segments_of
+from puna.checkpoint.peft import save_adapter, write_adapter_side
 from puna.checkpoint.retention import Retention
 from puna.checkpoint.store import CheckpointStore, Snapshot
 from puna.checkpoint.train_state import TrainState
@@ -31,6 +32,7 @@ from puna.core.config import fingerprint
 from puna.core.errors import UsageError
 from puna.core.files import need_free_space
 from puna.core.run_folder import RunFolder
+from puna.model.adapter import trained_parameters
 from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
@@ -82,7 +84,8 @@ class Saver:
             if self._worker.speaks:
                 self._run.keep_metrics(lambda record: False)
             return TrainState()
-        check_fits(load_config(folder), self._weights.model.config, where=folder)
+        if self._weights.model.adapter is None:
+            check_fits(load_config(folder), self._weights.model.config, where=folder)
         state = self._load(folder)
         if state.step > self._config.steps:
             raise UsageError(
@@ -168,6 +171,9 @@ class Saver:
         model = self._weights.model
 
         def side(target: Path) -> None:
+            if model.adapter is not None:
+                write_adapter_side(target, model, tokenizer=self._tokenizer, card=self._card)
+                return
             dtype = model.dtype
             write_side(target, model.config, tokenizer=self._tokenizer, card=self._card, dtype=dtype)
 
@@ -187,6 +193,8 @@ class Saver:
         fingerprint = ""
         if self._worker.speaks:
             try:
+                if model.adapter is not None:
+                    return save_adapter(self._run.model, model, tokenizer=self._tokenizer, card=card)
                 fingerprint = save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
             except Exception:
                 self._worker.abandon()
@@ -243,7 +251,10 @@ class Saver:
 
     def _bytes(self) -> int:
         """About what one checkpoint takes: weights, masters, two moments, and a little."""
-        parameters, size = self._weights.model.config.parameters(), self._weights.model.dtype.itemsize
+        model = self._weights.model
+        parameters, size = model.config.parameters(), model.dtype.itemsize
+        if model.adapter is not None:
+            parameters = trained_parameters(model)
         return parameters * (size + 8 + (4 if self._weights.masters else 0)) + (8 << 20)
 
 
