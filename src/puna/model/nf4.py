@@ -59,7 +59,7 @@ class NF4:
         """
         blocks = _blocks(matrix.float().flatten(), BLOCK)
         scales = blocks.abs().amax(1)
-        units = blocks / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+        units = blocks * _inverse(scales)[:, None]
         _, middles = _table(matrix.device)
         codes = torch.bucketize(units, middles, out_int32=True).to(torch.uint8).view(-1, 2)
         packed = (codes[:, 0] << 4) | codes[:, 1]
@@ -71,7 +71,7 @@ class NF4:
         blocks = _blocks(self.scales - mean, SCALE_BLOCK)
         steps = blocks.abs().amax(1)
         _, middles = _scale_table(self.scales.device)
-        codes = torch.bucketize(blocks / steps.clamp(min=torch.finfo(torch.float32).tiny)[:, None], middles)
+        codes = torch.bucketize(blocks / steps.clamp(min=1e-38)[:, None], middles)
         return replace(self, scales=codes.to(torch.uint8).flatten()[: len(self.scales)], steps=steps, mean=mean)
 
     def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -103,6 +103,11 @@ class NF4:
 def _blocks(flat: Tensor, size: int) -> Tensor:
     """`[n, size]`, the last one filled with zeros."""
     return torch.nn.functional.pad(flat, (0, -len(flat) % size)).view(-1, size)
+
+
+def _inverse(largest: Tensor) -> Tensor:
+    """1 / x; rows of zeros stay zero."""
+    return 1.0 / largest.clamp(min=1e-38)
 
 
 def _with_middles(values: Tensor) -> tuple[Tensor, Tensor]:
