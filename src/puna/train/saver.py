@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from puna.checkpoint import train_state
 from puna.checkpoint.card import Card
@@ -60,7 +60,7 @@ class Saver:
         config: TrainConfig,
         *,
         worker: Worker,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         batches: Batches,
         tokenizer: Tokenizer | None,
         card: Card,
@@ -241,8 +241,11 @@ class Saver:
     def _optimizer_pieces(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for kind, tensors in optimizer_tensors(self._optimizer).items():
-            shaped = {name: t for name, t in tensors.items() if t.dim()}
+            shaped = {name: t for name, t in tensors.items() if t.dim() and not kind.endswith(".scale")}
             found |= self._logical(shaped, f"optimizer/{{}}/{kind}")
+            if kind.endswith(".scale"):  # of eight-bit moments: by blocks of the flat matrix, which rows cut across
+                found |= logical(tensors, {}, pattern=f"optimizer/{{}}/{kind}")
+                continue
             for name, value in tensors.items():
                 if not value.dim():  # one number for all rows
                     parts = logical_names(name, self._segments)
