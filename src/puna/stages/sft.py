@@ -7,14 +7,28 @@ from typing import Literal
 from pydantic import model_validator
 
 from puna.core import console
+from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.model.adapter_config import AdapterConfig
+from puna.model.config import ModelConfig
+from puna.post.distill import DistillConfig
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, adapted_model, check_context, cost_rows, first_model, meet, refuse_layout
+from puna.stages.training import (
+    NEUTRAL,
+    adapted_model,
+    check_context,
+    cost_rows,
+    first_model,
+    load_start,
+    meet,
+    refuse_layout,
+)
+from puna.tokenizer.bpe import Tokenizer
 from puna.train.config import TrainConfig
+from puna.train.loss import Loss
 from puna.train.parallel_config import ParallelConfig
 
 
@@ -31,6 +45,8 @@ class SftRecipe(StageRecipe):
     """Exercises of the project's own generator, alone or beside the files."""
     data: SftConfig = SftConfig()
     """How dialogs become batches."""
+    distill: DistillConfig | None = None
+    """Learn from a teacher's probabilities too, a [distill] table; none learns from the dialogs alone."""
     adapter: AdapterConfig | None = None
     """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
@@ -43,12 +59,16 @@ class SftRecipe(StageRecipe):
         if not self.dialogs and self.exercises is None:
             raise ValueError("give dialogs = [files] or an [exercises] table: there is nothing to learn from")
         refuse_layout(self.parallel, self.adapter)
+        if self.distill is not None and (self.data.neftune_alpha or not self.parallel.is_single):
+            raise ValueError("distill is for one process and without neftune_alpha")
         return self
 
 
 def inputs(recipe: SftRecipe) -> Mapping[str, Path]:
-    """The checkpoint and the files of dialogs."""
-    return {"start_from": recipe.start_from, **{f"dialogs.{i}": path for i, path in enumerate(recipe.dialogs)}}
+    """The checkpoint, the teacher and the files of dialogs."""
+    teacher = {} if recipe.distill is None else {"distill.teacher": recipe.distill.teacher}
+    files = {f"dialogs.{i}": path for i, path in enumerate(recipe.dialogs)}
+    return {"start_from": recipe.start_from, **teacher, **files}
 
 
 def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
@@ -93,7 +113,7 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     )
     train(
         model,
-        loss=make_loss(recipe.data),
+        loss=make_loss(recipe.data) if recipe.distill is None else _distill_loss(recipe.distill, tokenizer, shape),
         batches=batches,
         config=recipe.train,
         run=folder,
@@ -105,6 +125,20 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
             made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
         ),
     )
+
+
+def _distill_loss(config: DistillConfig, tokenizer: Tokenizer, shape: ModelConfig) -> Loss:
+    """The teacher's loss.
+
+    Raises:
+        UsageError: The teacher reads another tokenizer's tokens.
+    """
+    from puna.post.distill import DistillLoss
+
+    teacher, _, its_tokenizer = load_start(config.teacher)
+    if its_tokenizer.fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"{config.teacher} has another tokenizer than the student; both must read the same tokens.")
+    return DistillLoss(teacher, config, student_vocab=shape.vocab_size)
 
 
 STAGE = Stage(
