@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from puna.model.adapter_config import AdapterConfig
+from puna.model.fake_quantization import QuantizationConfig, check_fits, fake_quantized_linear
 from puna.model.nf4 import NF4
 
 
@@ -104,17 +105,20 @@ class Projection(nn.Linear):
         self.parts = dict(parts)
         self.adapters = nn.ModuleDict()
         self.packed: NF4 | None = None
+        self.quantization: QuantizationConfig | None = None  # train for it
         self.adapted = True  # False: as if there were no adapters
 
     @property
     def is_plain(self) -> bool:
         """Whether this is a matrix that is there as it is used, and trained if anything is."""
-        return not self.adapters and self.packed is None
+        return not self.adapters and self.packed is None and self.quantization is None
 
     @property
     def is_low_rank(self) -> bool:
         """Whether `factors` say all: no magnitudes, and no dropout at this moment."""
         own = [a for a in self.adapters.values() if isinstance(a, LowRank)]
+        if self.quantization is not None:
+            return False
         return all(a.magnitude is None and not (a.dropout and self.training) for a in own) or not self.adapted
 
     def adapt(self, config: AdapterConfig) -> None:
@@ -196,6 +200,8 @@ class Projection(nn.Linear):
         """W x and what the adapters add."""
         if self.is_plain:
             return linear(input, self.weight)
+        if self.quantization is not None:
+            return fake_quantized_linear(input, self.weight, self.quantization)
         out = _FrozenLinear.apply(input, self.base)
         if not self.adapters or not self.adapted:
             return out  # pyright: ignore[reportReturnType]
@@ -235,6 +241,19 @@ class _FrozenLinear(torch.autograd.Function):
 def projections(model: nn.Module) -> Iterator[tuple[str, Projection]]:
     """Every projection of a model with its name."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, Projection))
+
+
+def train_for(model: nn.Module, config: QuantizationConfig) -> None:
+    """Round the matrices of a model's blocks, and their inputs, in every forward from now on.
+
+    Raises:
+        UsageError: The groups do not fit a matrix.
+    """
+    for name, projection in projections(model):
+        if "lm_head" not in projection.parts:
+            assert projection.is_plain, f"{name} has an adapter or is packed"
+            check_fits(projection.in_features, config)
+            projection.quantization = config
 
 
 @contextmanager

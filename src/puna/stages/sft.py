@@ -12,6 +12,7 @@ from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.model.adapter_config import AdapterConfig
 from puna.model.config import ModelConfig
+from puna.model.fake_quantization import QuantizationConfig
 from puna.post.distill import DistillConfig
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
@@ -47,6 +48,8 @@ class SftRecipe(StageRecipe):
     """How dialogs become batches."""
     distill: DistillConfig | None = None
     """Learn from a teacher's probabilities too, a [distill] table; none learns from the dialogs alone."""
+    quantization: QuantizationConfig | None = None
+    """Train for quantized weights, a [quantization] table; the run then also has a `quantized/` model."""
     adapter: AdapterConfig | None = None
     """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
@@ -59,6 +62,8 @@ class SftRecipe(StageRecipe):
         if not self.dialogs and self.exercises is None:
             raise ValueError("give dialogs = [files] or an [exercises] table: there is nothing to learn from")
         refuse_layout(self.parallel, self.adapter)
+        if self.quantization is not None and (self.adapter is not None or not self.parallel.is_single):
+            raise ValueError("quantization is for one process, and trains all weights: leave [adapter] out")
         if self.distill is not None and (self.data.neftune_alpha or not self.parallel.is_single):
             raise ValueError("distill is for one process and without neftune_alpha")
         return self
@@ -88,6 +93,8 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     """Fine-tune to the end of the recipe."""
     from puna.checkpoint.card import Card
     from puna.checkpoint.format import load_config, load_tokenizer
+    from puna.checkpoint.quantized import save_quantized
+    from puna.model.projection import train_for
     from puna.post.dialogs import read_dialogs
     from puna.post.sft import SftBatches, make_loss
     from puna.train.loop import train
@@ -103,6 +110,8 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
     else:
         model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)[0]
+    if recipe.quantization is not None:
+        train_for(model, recipe.quantization)
     world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
     own = data.model_copy(update={"rows": data.rows // world})
     batches = SftBatches(rows, tokenizer, own, rank=rank, world=world)
@@ -110,6 +119,11 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     console.say(
         f"{report.n_kept} of {report.n_dialogs} dialogs, {report.n_tokens} tokens of which {report.n_targets} are "
         f"targets; {report.n_truncated} cut, left out: {dict(report.dropped) or 'none'}"
+    )
+    card = Card(
+        name=recipe.name or "sft",
+        made_by="supervised fine-tuning",
+        made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
     )
     train(
         model,
@@ -119,12 +133,13 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         run=folder,
         tokenizer=tokenizer,
         ranks=ranks,
-        card=Card(
-            name=recipe.name or "sft",
-            made_by="supervised fine-tuning",
-            made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
-        ),
+        card=card,
     )
+    if recipe.quantization is not None:
+        save_quantized(folder.path / "quantized", model, recipe.quantization, tokenizer=tokenizer, card=card)
+        console.say(
+            f"{folder.path / 'quantized'} is written: {recipe.quantization.weights} weights as they were trained"
+        )
 
 
 def _distill_loss(config: DistillConfig, tokenizer: Tokenizer, shape: ModelConfig) -> Loss:
