@@ -48,6 +48,7 @@ def plan(recipe: DpoRecipe) -> Sequence[PlanRow]:
 def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     """Optimize to the end of the recipe."""
     from puna.checkpoint.card import Card
+    from puna.checkpoint.format import load_tokenizer
     from puna.model.projection import adapters_off
     from puna.post.dpo import DpoBatches, dpo_loss
     from puna.post.pairs import encode_pairs
@@ -60,7 +61,11 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     if recipe.adapter is None:
         model, shape, tokenizer = load_start(recipe.start_from)
     else:
-        model, shape, tokenizer = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+        model, tokenizer = (
+            adapted_model(recipe.start_from, recipe.adapter, recipe.train),
+            load_tokenizer(recipe.start_from),
+        )
+        shape = model.config
     check_context(shape, recipe.data.sequence_length)
     pairs = encode_pairs(
         preferences,

@@ -83,7 +83,7 @@ def plan(recipe: PpoRecipe) -> Sequence[PlanRow]:
 def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     """Sample, judge and learn to the end of the recipe."""
     from puna.checkpoint.card import Card
-    from puna.checkpoint.format import save_model
+    from puna.checkpoint.format import load_tokenizer, save_model
     from puna.exercises.verify import verify
     from puna.infer.engine import Engine
     from puna.post.dialogs import read_prompts
@@ -100,7 +100,11 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
         model, shape, tokenizer = load_start(recipe.start_from)
         reference = load_start(recipe.start_from)[0].requires_grad_(False) if settings.kl_coefficient else None
     else:
-        model, shape, tokenizer = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+        model, tokenizer = (
+            adapted_model(recipe.start_from, recipe.adapter, recipe.train),
+            load_tokenizer(recipe.start_from),
+        )
+        shape = model.config
         reference = model if settings.kl_coefficient else None  # with its adapters off
     if recipe.exercises is not None:
         asked = tasks(recipe.exercises)

@@ -158,7 +158,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     data = recipe.data
     ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
     if recipe.adapter is not None and recipe.start_from is not None:
-        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)[0]
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
     else:
         model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
     check_context(shape, recipe.data.sequence_length)

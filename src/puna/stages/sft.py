@@ -109,7 +109,7 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
         model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
     else:
-        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)[0]
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
     if recipe.quantization is not None:
         train_for(model, recipe.quantization)
     world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)

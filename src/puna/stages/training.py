@@ -97,23 +97,20 @@ def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks
     return model
 
 
-def adapted_model(
-    start_from: Path, adapter: AdapterConfig, train: TrainConfig, *, shape: ModelConfig | None = None
-) -> tuple[Transformer, ModelConfig, Tokenizer]:
+def adapted_model(start_from: Path, adapter: AdapterConfig, train: TrainConfig) -> Transformer:
     """A frozen model with new adapters, read and packed one matrix at a time, in the type that it will be trained in.
 
     Args:
         start_from: The base; an adapter's folder stands for its merged model.
         adapter: The settings.
         train: Says where the run will be.
-        shape: With another context than the base's; None takes the base's.
 
     Raises:
         UsageError: It is a reward model; or several processes were started.
     """
     import torch
 
-    from puna.checkpoint.format import load_config, load_tokenizer, read_weights, resolve
+    from puna.checkpoint.format import load_config, read_weights, resolve
     from puna.model.adapter import adapt, fill_packed
     from puna.train.machine import choose_machine
 
@@ -122,20 +119,19 @@ def adapted_model(
             f"adapters are trained by one process, {console.processes()} were started. Omit torchrun, or train all "
             "weights: leave the [adapter] table out."
         )
-    found = load_config(start_from)
-    shape = shape or found
+    shape = load_config(start_from)
     if shape.head == "score":
         raise UsageError(f"{start_from} is a reward model: it scores text and writes none. Name a language model.")
     dtype = choose_machine(train.device, train.precision).dtype
     with torch.device("meta"):
         model = Transformer(shape)
     double = adapter.double_quantization if adapter.kind == "qlora" else None
-    fill_packed(model, read_weights(start_from, found), dtype=dtype, double_quantization=double)
+    fill_packed(model, read_weights(start_from, shape), dtype=dtype, double_quantization=double)
     adapt(model, adapter, base=str(start_from), base_fingerprint=fingerprint(resolve(start_from).folder))
     total, trained = shape.parameters(), sum(p.numel() for p in model.parameters() if p.requires_grad)
     packed = f"; blocks packed to {console.short_bytes(packed_bytes(model))}" if adapter.kind == "qlora" else ""
     console.say(f"{adapter.kind}: {trained:,} parameters are trained beside {total:,} frozen ones{packed}")
-    return model, shape, load_tokenizer(start_from)
+    return model
 
 
 def refuse_layout(parallel: ParallelConfig, adapter: AdapterConfig | None) -> None:
