@@ -52,7 +52,7 @@ def test_a_student_that_is_its_teacher_has_no_divergence_and_no_gradient(diverge
     same = Head(hidden.detach(), head.detach())
     targets = torch.zeros(5, dtype=torch.long)
     sums = distillation_sums(Head(hidden, head), same, targets, Mixture(divergence, 1.0, 2.0))
-    assert abs(float(sums[0])) < 1e-12
+    assert abs(sums[0].item()) < 1e-12
     assert all(g.abs().max() < 1e-12 for g in torch.autograd.grad(sums[0], (hidden, head)))
 
 

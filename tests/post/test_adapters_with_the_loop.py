@@ -1,13 +1,17 @@
 """Adapters and memory levers through the one training loop: they learn, resume bit by bit, and leave the base alone."""
 
+import warnings
+
 import pytest
 import torch
 
 from puna.checkpoint.format import load_model, save_model
+from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.model.adapter import adapt
 from puna.model.adapter_config import AdapterConfig
+from puna.post.distill import DistillConfig, DistillLoss
 from puna.post.sft import SftBatches, SftConfig, sft_loss
 from puna.train.config import TrainConfig
 from puna.train.loop import train
@@ -20,6 +24,7 @@ def settings(steps, **changes):
         "device": "cpu",
         "log_every_steps": 2,
         "save_every_steps": 2,
+        "tiers": {"saving": "never"},
         "optim": {"lr": 1e-2},
         "schedule": {"kind": "constant", "warmup_steps": 0},
     }
@@ -27,6 +32,7 @@ def settings(steps, **changes):
 
 
 def session(folder, config, *, adapter=None, die_after=10**9):
+    torch.manual_seed(0)  # as a process begins: dropout draws from PyTorch's own generator
     model = tiny_model(dtype=torch.float32)
     if adapter is not None:
         adapt(model, adapter, base=str(folder.parent / "base"), base_fingerprint=fingerprint(folder.parent / "base"))
@@ -105,7 +111,31 @@ def test_steps_in_the_backward_are_the_same_steps_and_resume(base):
 def test_steps_in_the_backward_refuse_what_they_cannot_do(base):
     with pytest.raises(ValueError, match="clip_norm"):
         settings(2, optim={"step": "in_backward"})
-    from puna.core.errors import UsageError
-
     with pytest.raises(UsageError, match="accumulation"):
         session(base / "x", settings(2, accumulation=2, optim={"step": "in_backward", "clip_norm": 0.0}))
+
+
+def test_moments_in_eight_bits_learn_and_resume(base):
+    pytest.importorskip("torchao")
+    config = settings(4, optim={"lr": 1e-2, "kind": "adamw8bit"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole, losses = session(base / "whole", config)
+        assert losses[-1] < losses[0]
+        with pytest.raises(KeyboardInterrupt):
+            session(base / "cut", config, die_after=3)
+        assert equal(whole, session(base / "cut", config)[0])
+
+
+def test_a_student_learns_from_its_teacher(base):
+    teacher = tiny_model(seed=3, dtype=torch.float32)
+    config = DistillConfig(teacher=base, share=1.0, divergence="reverse_kl", temperature=2.0)
+    loss = DistillLoss(teacher, config, student_vocab=512)
+    model, run = tiny_model(dtype=torch.float32), RunFolder(base / "student")
+    batches = SftBatches(dialog_rows(20), TOKENIZER, SftConfig(rows=2, sequence_length=256))
+    train(model, loss=loss, batches=batches, config=settings(8), run=run, tokenizer=TOKENIZER)
+    records = [r for r in run.read_metrics() if r["kind"] == "train"]
+    assert records[-1]["divergence"] < 0.9 * records[0]["divergence"]
+    assert records[0]["loss"] == pytest.approx(4 * records[0]["divergence"], rel=1e-5)
+    with pytest.raises(UsageError, match="vocabulary"):
+        DistillLoss(teacher, config, student_vocab=511)

@@ -143,8 +143,10 @@ def test_an_adapter_goes_through_sft_dpo_and_ppo_with_its_base_as_the_reference(
     (workplace / "sft.toml").write_text(
         'out = "runs/sft"\nexercises = { n = 20 }\ndata = { rows = 1, sequence_length = 300 }\n' + head
     )
+    rows = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(8)]
+    (workplace / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (workplace / "dpo.toml").write_text(
-        'out = "runs/dpo"\npairs = ["pairs.jsonl"]\ndata = { rows = 1, sequence_length = 300 }\n' + head
+        'out = "runs/dpo"\npairs = ["answers.jsonl"]\ndata = { rows = 1, sequence_length = 300 }\n' + head
     )
     assert puna(["sft", "sft.toml", "--dry-run"]) == 0
     assert puna(["sft", "sft.toml"]) == 0, capsys.readouterr().err
