@@ -108,6 +108,19 @@ def test_steps_in_the_backward_are_the_same_steps_and_resume(base):
     assert equal(inside, session(base / "cut", config)[0])
 
 
+def test_in_bf16_adapters_and_steps_in_the_backward_work_on_masters(base):
+    adapter = AdapterConfig(rank=4)
+    whole, losses = session(base / "whole", settings(6, precision="bf16"), adapter=adapter)
+    assert losses[-1] < losses[0] and whole.dtype == torch.bfloat16
+    with pytest.raises(KeyboardInterrupt):
+        session(base / "cut", settings(6, precision="bf16"), adapter=adapter, die_after=3)
+    assert equal(whole, session(base / "cut", settings(6, precision="bf16"), adapter=adapter)[0])
+    optim = {"lr": 1e-2, "clip_norm": 0.0}
+    plain, _ = session(base / "plain", settings(3, precision="bf16", optim=optim))
+    inside, _ = session(base / "inside", settings(3, precision="bf16", optim=optim | {"step": "in_backward"}))
+    assert equal(plain, inside)
+
+
 def test_steps_in_the_backward_refuse_what_they_cannot_do(base):
     with pytest.raises(ValueError, match="clip_norm"):
         settings(2, optim={"step": "in_backward"})

@@ -286,10 +286,11 @@ def base_of(folder: Path, base: Path | str | None = None) -> Path:
             "folder with --base FOLDER."
         )
     known = read_json(folder / BASE).get("fingerprint") if (folder / BASE).is_file() else None
-    if known and is_sealed(found) and fingerprint(found) != known:
+    sealed = next((path for path in (found, found / "model") if is_sealed(path)), None)
+    if known and sealed is not None and fingerprint(sealed) != known:
         raise PunaError(
             f"{folder} is an adapter of another model than {found}: fingerprints are {known[:12]} and "
-            f"{fingerprint(found)[:12]}. Name its own base with --base FOLDER."
+            f"{fingerprint(sealed)[:12]}. Name its own base with --base FOLDER."
         )
     return found
 

@@ -127,7 +127,9 @@ def adapted_model(start_from: Path, adapter: AdapterConfig, train: TrainConfig) 
         model = Transformer(shape)
     double = adapter.double_quantization if adapter.kind == "qlora" else None
     fill_packed(model, read_weights(start_from, shape), dtype=dtype, double_quantization=double)
-    adapt(model, adapter, base=str(start_from), base_fingerprint=fingerprint(resolve(start_from).folder))
+    base = resolve(start_from).folder
+    named = start_from if base.parent.name == "checkpoints" else base  # a checkpoint goes, its run stays
+    adapt(model, adapter, base=str(named), base_fingerprint=fingerprint(base))
     total, trained = shape.parameters(), sum(p.numel() for p in model.parameters() if p.requires_grad)
     packed = f"; blocks packed to {console.short_bytes(packed_bytes(model))}" if adapter.kind == "qlora" else ""
     console.say(f"{adapter.kind}: {trained:,} parameters are trained beside {total:,} frozen ones{packed}")
