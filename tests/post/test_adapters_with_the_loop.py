@@ -128,6 +128,7 @@ def test_steps_in_the_backward_refuse_what_they_cannot_do(base):
         session(base / "x", settings(2, accumulation=2, optim={"step": "in_backward", "clip_norm": 0.0}))
 
 
+@pytest.mark.slow  # its step is compiled
 def test_moments_in_eight_bits_learn_and_resume(base):
     pytest.importorskip("torchao")
     config = settings(4, optim={"lr": 1e-2, "kind": "adamw8bit"})
