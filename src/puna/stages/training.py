@@ -24,6 +24,7 @@ _NAMES = (
     "keep_every_steps",
     "tiers",
     "device",
+    "activations",
     "threads",
 )
 
