@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
+from puna.model.adapter_config import AdapterConfig
 from puna.model.transformer import Transformer
 from puna.post.policy import PolicyConfig
 from puna.stages.exercise_data import ExerciseConfig, tasks
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, load_start
+from puna.stages.training import NEUTRAL, adapted_model, load_start
 from puna.train.config import TrainConfig
 
 CRITIC = "critic"
@@ -34,6 +35,8 @@ class PpoRecipe(StageRecipe):
     model, or without one the start's trunk with a new head."""
     policy: PolicyConfig = PolicyConfig()
     """How answers are sampled and learned from."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     cache_tokens: int = Field(default=65_536, ge=1)
@@ -49,6 +52,8 @@ class PpoRecipe(StageRecipe):
             raise ValueError("prompts need a reward_model: no verifier can check answers to them")
         if self.exercises is not None and self.prompts:
             raise ValueError("give [exercises] or prompts, not both: their answers are judged differently")
+        if self.adapter is not None and self.adapter.dropout:
+            raise ValueError("adapter.dropout must be 0: with dropout the answers are not the policy's own")
         return self
 
 
@@ -66,7 +71,7 @@ def plan(recipe: PpoRecipe) -> Sequence[PlanRow]:
     answers = iterations * policy.prompts * policy.samples
     models = ["the policy"]
     models += ["a critic"] if policy.method == "ppo" else []
-    models += ["the reference"] if policy.kl_coefficient else []
+    models += ["the reference"] if policy.kl_coefficient and recipe.adapter is None else []
     models += ["a reward model"] if recipe.reward_model else []
     return [
         ("answers", f"{answers:,} in {iterations:,} iterations of {policy.prompts} prompts x {policy.samples}"),
@@ -78,7 +83,7 @@ def plan(recipe: PpoRecipe) -> Sequence[PlanRow]:
 def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     """Sample, judge and learn to the end of the recipe."""
     from puna.checkpoint.card import Card
-    from puna.checkpoint.format import save_model
+    from puna.checkpoint.format import load_tokenizer, save_model
     from puna.exercises.verify import verify
     from puna.infer.engine import Engine
     from puna.post.dialogs import read_prompts
@@ -91,8 +96,16 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     from puna.train.loop import train
 
     settings = recipe.policy
-    model, shape, tokenizer = load_start(recipe.start_from)
-    reference = load_start(recipe.start_from)[0].requires_grad_(False) if settings.kl_coefficient else None
+    if recipe.adapter is None:
+        model, shape, tokenizer = load_start(recipe.start_from)
+        reference = load_start(recipe.start_from)[0].requires_grad_(False) if settings.kl_coefficient else None
+    else:
+        model, tokenizer = (
+            adapted_model(recipe.start_from, recipe.adapter, recipe.train),
+            load_tokenizer(recipe.start_from),
+        )
+        shape = model.config
+        reference = model if settings.kl_coefficient else None  # with its adapters off
     if recipe.exercises is not None:
         asked = tasks(recipe.exercises)
     else:

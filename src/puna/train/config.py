@@ -55,6 +55,9 @@ class TrainConfig(Config):
     """Checkpoints at multiples of this are kept for good; 0 keeps none for that."""
     tiers: TiersConfig = TiersConfig()
     """Further places for checkpoints."""
+    activations: Literal["keep", "recompute", "offload"] = "keep"
+    """What blocks leave for the backward, on one process: all they need; their input only, and they are run again (a
+    third more work); or that input in a file (on a GPU: in pinned host memory) until it is needed."""
     device: DeviceChoice = "auto"
     """Where to train: auto takes CUDA when it is there."""
     precision: Precision = "auto"
