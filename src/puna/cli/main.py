@@ -23,6 +23,7 @@ from puna.core.errors import PunaError
 VERBS = {
     "run": "Run a pipeline: several stages in a row.",
     "demo": "The whole way on this machine: raw text in, a chat out.",
+    "recipes": "List, copy, print and check recipes.",
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "local-crawl": "Write this machine's documentation as a web archive.",
@@ -134,15 +135,23 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", 130)
     except BrokenPipeError:
-        # the reader went away (`puna show x | head`); keep Python from complaining while it shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _reader_is_gone()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich and click turn it into an exit code of their own
+            return _reader_is_gone()
+        raise
     except OSError as error:
         if not error.filename:
             return _tell_unexpected(error)
         return _tell(f"cannot use {error.filename}: {error.strerror or type(error).__name__}", 1)
     except Exception as error:
         return _tell_unexpected(error)
+    return 0
+
+
+def _reader_is_gone() -> int:
+    """The reader has seen enough (`puna show x | head`); keep Python from complaining while it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -4,7 +4,7 @@ It answers requests about the program's names and objects. All that it could for
 compared with never enters this process.
 
     ["call", handle, args, kwargs] -> ["value", v, args after the call]   or ["raised", types, text]
-    ["get", handle, name], ["iterate", handle], ["next", handle], ["text", handle], ["size", handle], ["item", handle, k]
+    ["get", handle, name], ["item", handle, key], ["iterate" or "next" or "text" or "size", handle]
     ["main", text on standard input] -> ["value", what was printed]
 
 The names of the program's public objects are sent first, or that it raised.
@@ -17,6 +17,7 @@ import random
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from puna.sandbox import plain
@@ -54,9 +55,9 @@ class Candidate:
             except EOFError:
                 return
             if what == "main":
-                self._answer(lambda: ["value", plain.encode(self._main(source, namespace, rest[0]))])
+                self._answer(partial(self._main, source, namespace, *rest))
             else:
-                self._answer(lambda: self._do(what, rest))
+                self._answer(partial(self._do, what, rest))
 
     def _answer(self, work: Callable[[], list[Any]]) -> None:
         try:
@@ -82,7 +83,7 @@ class Candidate:
                 names[name] = plain.encode(value, self._keep)
         return ["names", names, modules]
 
-    def _main(self, source: str, namespace: dict[str, Any], text: str) -> str:
+    def _main(self, source: str, namespace: dict[str, Any], text: str) -> list[Any]:
         """Run a script with its standard input; gives what it printed."""
         data = text.encode("utf-8", "surrogatepass")
         for number, name in ((0, "input"), (1, "output")):
@@ -101,7 +102,7 @@ class Candidate:
                 raise
         sys.stdout.flush()
         os.lseek(1, 0, os.SEEK_SET)
-        return os.read(1, _MAX_PRINTED).decode("utf-8", "replace")
+        return ["value", os.read(1, _MAX_PRINTED).decode("utf-8", "replace")]
 
     def _do(self, what: str, rest: list[Any]) -> list[Any]:
         target = self._objects[rest[0]]

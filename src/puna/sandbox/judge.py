@@ -1,9 +1,9 @@
 """The process of the tests: asks the candidate, compares, and alone writes the verdict.
 
-The tests are ordinary Python, as HumanEval and MBPP have them. The program's names are stand-ins whose calls are asked of
-the other process; results are plain data, compared here. A stand-in is equal to itself only, so an answer that is no
-data is no right answer. The tests may use stand-ins as they would the objects: call, attributes, iteration,
-length, items, text.
+The tests are ordinary Python, as HumanEval and MBPP have them. The program's names are stand-ins whose calls are asked
+of the other process; results are plain data, compared here. A stand-in is equal to itself only, so an answer that is no
+data is no right answer. The tests may use stand-ins as they would the objects: call, attributes, iteration, length,
+items, text.
 
 Nothing of the tests was in memory when the candidate was forked.
 """
@@ -137,6 +137,7 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
+        """Call the object there."""
         return self._session.call(self._number, positional, named)
 
     def __getattr__(self, name: str) -> Any:

@@ -40,7 +40,7 @@ def machine() -> str:
     return os.uname().machine
 
 
-def syscall(number: int, *arguments: int | bytes | None | ctypes.Array[ctypes.c_char]) -> int:
+def syscall(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
     """A system call by its number; integers are passed as longs."""
     assert _libc is not None, "system calls of Linux on another system"
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]

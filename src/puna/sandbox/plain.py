@@ -1,9 +1,9 @@
 """Values between the judge and the candidate: data only, never an object with behaviour.
 
-A candidate is a hostile process. What it sends is JSON that stands for None, bool, int, float, complex, str, bytes, list,
-tuple, dict, set, frozenset and nothing else, so that an answer which claims to be equal to everything cannot exist on
-the judge's side. A subclass is sent as the value that it holds. Anything else is sent as a handle: a number by which the
-candidate finds its object again.
+A candidate is a hostile process. What it sends is JSON that stands for None, bool, int, float, complex, str, bytes,
+list, tuple, dict, set, frozenset and nothing else, so that an answer that claims to be equal to everything cannot
+exist on the judge's side. A subclass is sent as the value that it holds. Anything else is sent as a handle: a number by
+which the candidate finds its object again.
 
     5, "text", true, null, 0.5    themselves
     {"t": "list", "v": [...]}     containers and the numbers that JSON has no word for

@@ -18,7 +18,7 @@ class SandboxConfig(Config):
     workers: int = Field(default=0, ge=0)
     """Programs run at once; 0 takes one a usable core."""
     cpu_seconds: int = Field(default=5, ge=1)
-    """Processor time of a program with all its tests. Unlike the clock it does not depend on how busy the machine is."""
+    """Processor time of a program with all its tests; it does not depend on how busy the machine is."""
     wall_seconds: float = Field(default=20.0, gt=0)
     """Time by the clock, for programs that wait."""
     memory_mib: int = Field(default=256, ge=64)

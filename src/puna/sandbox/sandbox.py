@@ -4,7 +4,9 @@ A worker is started when it is first needed and ends with the sandbox, or when t
 does not answer in time, or breaks the protocol, is killed with all that it runs and replaced; its program is refused.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import queue
 import select
@@ -16,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from puna.core import console
 from puna.core.errors import MissingError, PunaError
 from puna.sandbox import plain
 from puna.sandbox.program import FunctionTests, Program, SandboxConfig, Verdict
-from puna.sandbox.walls import Walls
+from puna.sandbox.walls import Wall, Walls
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 10.0
-_BOOT = "import sys; sys.path.insert(0, {source!r}); from puna.sandbox.worker import main; main({folder!r})"
+_BOOT = (
+    "import sys; sys.path.insert(0, {source!r}); from puna.sandbox.worker import main; main({folder!r}, {without!r})"
+)
 
 
 class Sandbox:
@@ -36,22 +40,24 @@ class Sandbox:
 
     Args:
         config: Limits, and how much protection there must be.
+        without: Walls to leave out (`namespaces`, `landlock`, `filter`), to see what the others hold.
 
     Raises:
         MissingError: The system is not Linux, or the machine does not allow what `config.protection` wants.
     """
 
-    def __init__(self, config: SandboxConfig = SandboxConfig()) -> None:
-        self.config = config
+    def __init__(self, config: SandboxConfig | None = None, *, without: Sequence[Wall] = ()) -> None:
+        self.config = config = config or SandboxConfig()
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.n_workers = config.workers or cores
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for _ in range(self.n_workers):
-            self._idle.put(_Worker(config))
+            self._idle.put(_Worker(config, tuple(without)))
         self._threads = ThreadPoolExecutor(self.n_workers, thread_name_prefix="sandbox")
         first = self._idle.get()
         self._idle.put(first)
         self.walls = first.start()
+        atexit.register(self.close)
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -61,6 +67,7 @@ class Sandbox:
 
     def close(self) -> None:
         """End all workers."""
+        atexit.unregister(self.close)
         self._threads.shutdown(cancel_futures=True)
         with contextlib.suppress(queue.Empty):
             while True:
@@ -78,22 +85,34 @@ class Sandbox:
         """Run several, as many at once as there are workers; verdicts in the order of the programs."""
         return list(self._threads.map(self.run, programs))
 
-    def run_cases(self, cases: Sequence[Program]) -> Verdict:
-        """Run one program's cases one after another; the first that is not passed is the verdict."""
-        assert cases, "a program without a case"
-        for number, case in enumerate(cases, start=1):
+    def run_groups(self, groups: Iterable[Sequence[Program]], *, empty: Verdict) -> list[Verdict]:
+        """Run groups side by side, each one after another: the first that is not passed is the group's verdict.
+
+        Args:
+            groups: The cases of each program.
+            empty: The verdict of a group without any.
+        """
+        return list(self._threads.map(lambda group: self._run_group(group, empty), groups))
+
+    def _run_group(self, group: Sequence[Program], verdict: Verdict) -> Verdict:
+        for number, case in enumerate(group, start=1):
             verdict = self.run(case)
-            if not verdict.correct:
-                reason = f"case {number} of {len(cases)}: {verdict.reason}"
-                return Verdict(verdict.outcome, reason, verdict.output, verdict.seconds)
+            if not verdict.correct and len(group) > 1:
+                return replace(verdict, reason=f"case {number} of {len(group)}: {verdict.reason}")
         return verdict
+
+
+@functools.cache
+def shared_sandbox(config: SandboxConfig) -> Sandbox:
+    """One sandbox for all who want the same settings, until this process ends."""
+    return Sandbox(config)
 
 
 class _Worker:
     """One worker process, started when it is needed."""
 
-    def __init__(self, config: SandboxConfig) -> None:
-        self._config = config
+    def __init__(self, config: SandboxConfig, without: tuple[Wall, ...]) -> None:
+        self._config, self._without = config, without
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""
 
@@ -109,7 +128,7 @@ class _Worker:
         self._folder = tempfile.mkdtemp(prefix="puna-sandbox-")
         Path(self._folder).chmod(0o711)
         source = str(Path(__file__).resolve().parents[2])
-        boot = _BOOT.format(source=source, folder=self._folder)
+        boot = _BOOT.format(source=source, folder=self._folder, without=self._without)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-s", "-S", "-c", boot],
             stdin=subprocess.PIPE,

@@ -15,10 +15,13 @@ import os
 import resource
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from puna.sandbox import kernel, landlock, seccomp
 
+Wall = Literal["namespaces", "landlock", "filter"]
 NOBODY = 65534
 SCRATCH = "/scratch"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
@@ -67,20 +70,22 @@ def readable() -> tuple[str, ...]:
     return tuple(path for path in real if not any(path.startswith(other + "/") for other in real))
 
 
-def raise_walls(folder: str) -> Walls:
+def raise_walls(folder: str, without: Sequence[Wall] = ()) -> Walls:
     """Give this process namespaces and a root of its own, as far as the machine allows.
 
     The caller forks afterwards: its child is the first process of the new ones.
 
     Args:
         folder: An empty folder that the new root may be built on.
+        without: Walls to leave out.
     """
     namespaces, root = [], os.geteuid() == 0
-    if _own_users():
+    spaces = "namespaces" not in without
+    if spaces and _own_users():
         namespaces.append("user")
     user = not root or _can_become_nobody()
     for kind in ("mount", "net", "ipc", "uts", "pid"):
-        if "user" in namespaces or os.geteuid() == 0:
+        if spaces and ("user" in namespaces or root):
             with contextlib.suppress(OSError):
                 kernel.unshare(kind)
                 namespaces.append(kind)
@@ -89,7 +94,8 @@ def raise_walls(folder: str) -> Walls:
         with contextlib.suppress(OSError):
             _build_root(folder)
             own_root = True
-    return Walls(tuple(namespaces), own_root, landlock.version(), seccomp.supported(), user)
+    locks = 0 if "landlock" in without else landlock.version()
+    return Walls(tuple(namespaces), own_root, locks, "filter" not in without and seccomp.supported(), user)
 
 
 def _own_users() -> bool:
@@ -166,7 +172,7 @@ def _build_root(folder: str) -> None:
         kernel.bind_read_only(path, inside)
     for link in ("lib", "lib64"):
         if os.path.islink("/" + link):  # noqa: PTH114
-            os.symlink(os.readlink("/" + link), f"{folder}/{link}")  # noqa: PTH115
+            os.symlink(os.readlink("/" + link), f"{folder}/{link}")  # noqa: PTH115, PTH211
     os.mkdir(folder + SCRATCH, 0o755)  # noqa: PTH102
     kernel.change_root(folder)
     flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
@@ -223,4 +229,3 @@ def confine(walls: Walls, limits: Limits, scratch: str) -> None:
         landlock.restrict(read=(*readable(), *_DEVICES), write=(scratch,))
     if walls.filter:
         seccomp.install(processes=limits.processes > 0)
-

@@ -5,8 +5,9 @@
         judge      first of its process numbers; runs the tests, compares, says what it found
           candidate  first of its own process numbers; runs the program
 
-When the judge is killed the kernel ends all that was started below it. The tests reach the keeper after the candidate was
-forked, so that they were never in its memory. The result channel is open in the keeper, the verdict's in the judge alone.
+When the judge is killed the kernel ends all that was started below it. The tests reach the keeper after the candidate
+was forked, so that they were never in its memory. The result channel is open in the keeper, the verdict's in the judge
+alone.
 
     job:    u32 length, JSON (program, limits), then u32 length, JSON (tests)
     result: u32 length, JSON
@@ -22,37 +23,82 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from puna.sandbox import kernel, plain, walls
 from puna.sandbox.candidate import Candidate
 from puna.sandbox.judge import Session, judge
-from puna.sandbox.walls import Limits, Walls
+from puna.sandbox.walls import Limits, Wall, Walls
 
 _JOBS, _RESULTS = 0, 1
 _READY = {"state": "ready"}
 _JUDGE_SECONDS = 2
 """Processor seconds of the judge beyond those of the program."""
 _WARM = (
-    "abc array ast base64 bisect calendar cmath collections collections.abc contextlib copy csv dataclasses datetime "
-    "decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator pprint queue random "
-    "re secrets statistics string struct sys textwrap threading time traceback types typing unicodedata unittest"
-).split()
+    "abc",
+    "array",
+    "ast",
+    "base64",
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections",
+    "collections.abc",
+    "contextlib",
+    "copy",
+    "csv",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "hashlib",
+    "heapq",
+    "inspect",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "numbers",
+    "operator",
+    "pprint",
+    "queue",
+    "random",
+    "re",
+    "secrets",
+    "socket",
+    "statistics",
+    "string",
+    "struct",
+    "sys",
+    "textwrap",
+    "threading",
+    "time",
+    "traceback",
+    "types",
+    "typing",
+    "unicodedata",
+    "unittest",
+)
 """Modules that programs and tests like to import: loaded once."""
 
 
-def main(folder: str) -> None:
+def main(folder: str, without: Sequence[Wall] = ()) -> None:
     """Stand up the walls and run jobs until there are no more.
 
     Args:
         folder: An empty folder of this worker.
+        without: Walls to leave out.
     """
     for name in _WARM:
         __import__(name)
     sys.path[:] = [path for path in sys.path if path.startswith((sys.base_prefix, sys.prefix))]
+    walls.readable()  # looked up while everything can be seen
     try:
-        stand = walls.raise_walls(folder)
+        stand = walls.raise_walls(folder, without)
     except OSError as error:
         plain.send(_RESULTS, {"state": "failed", "reason": str(error)})
         return
@@ -148,7 +194,7 @@ class Keeper:
     def _scratch(self) -> str:
         if not self._walls.own_root:
             scratch = tempfile.mkdtemp(dir=self._folder)
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and self._walls.user:
                 os.chown(scratch, walls.NOBODY, walls.NOBODY)
             return scratch
         kernel.unshare("mount")
@@ -210,6 +256,7 @@ class Keeper:
         candidate = os.fork()
         if candidate == 0:
             _guarded(lambda: self._be_candidate(ends, scratch))
+        os.setpgid(0, 0)
         os.dup2(os.open("/dev/null", os.O_RDWR), 0)
         os.dup2(0, 1)
         os.dup2(0, 2)
@@ -237,6 +284,7 @@ class Keeper:
         return "crashed", f"the program died of {signal.Signals(number).name}"
 
     def _be_candidate(self, ends: _Ends, scratch: str) -> None:
+        os.setpgid(0, 0)  # signals to a group pass the borders of namespaces
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(ends.printed[1], 1)
         os.dup2(ends.printed[1], 2)
@@ -245,7 +293,3 @@ class Keeper:
         os.environ.clear()
         source, as_script = self._job.pop("source"), self._job["as_script"]
         Candidate(ends.requests[0], ends.answers[1]).serve(source, as_script=as_script)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
