@@ -63,7 +63,8 @@ def test_an_answer_may_be_the_whole_function_or_its_body(box):
     assert judged(
         box, HUMANEVAL, "```\ndef root(x):\n    return x\n```\nNo, rather\n```py\ndef root(x):\n    return (2*x)**.5"
     ).correct
-    assert judged(box, HUMANEVAL, "I do not know.").reason == "no code"
+    assert judged(box, HUMANEVAL, "I do not know.").reason.startswith("the program raised SyntaxError")
+    assert judged(box, HUMANEVAL, "```python\n```").reason == "no code"
 
 
 def test_a_script_stops_at_the_first_wrong_case(box):

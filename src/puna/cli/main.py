@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -54,8 +55,26 @@ VERBS = {
 MODULES = {"eval": "evaluate", "local-crawl": "local_crawl"}
 
 
+class _ReaderGoneError(Exception):
+    """Whoever read the output has gone; click would make an exit code of its own of the BrokenPipeError."""
+
+
 class Verbs(click.Group):
     """The group that imports a verb when it is asked for."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the words; help is printed here."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Verbs in the order of the work, not of the alphabet."""
@@ -134,10 +153,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", 130)
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGoneError):
         return _reader_is_gone()
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # rich and click turn it into an exit code of their own
+        if isinstance(error.__context__, BrokenPipeError):  # rich makes an exit code of its own of it
             return _reader_is_gone()
         raise
     except OSError as error:

@@ -109,19 +109,13 @@ def _texts(row: Mapping[str, Any], key: str) -> list[str]:
 
 
 def code_of(answer: str) -> str:
-    """The program in an answer: its last Python block, else its last block, else what begins like Python.
-
-    Returns:
-        The code; empty when there is none.
-    """
+    """The program in an answer: its last Python block, else its last block, else from what begins like Python."""
     blocks = _FENCE.findall(answer)
     python = [code for language, code in blocks if language.lower() in _PYTHON]
     if blocks:
         return (python or [code for _, code in blocks])[-1]
     found = _STARTS_CODE.search(answer)
-    if found:
-        return answer[found.start() :]
-    return answer if answer.startswith((" ", "\t")) else ""
+    return answer[found.start() :] if found else answer
 
 
 def verify_code(problems: Sequence[CodeProblem], codes: Sequence[str], sandbox: Sandbox) -> list[Verdict]:

@@ -20,6 +20,7 @@ _NAMES = (
     "keep_last",
     "keep_every_steps",
     "tiers",
+    "tracking",
     "device",
     "threads",
 )

@@ -37,6 +37,7 @@ from puna.train.optim import build_optimizer, scale_and_clip, set_rate
 from puna.train.saver import Saver
 from puna.train.schedule import rate_factor
 from puna.train.solo import Batches, Solo, Worker
+from puna.train.tracking import tracked
 
 Evaluate = Callable[[Transformer], Mapping[str, float]]
 """`evaluate(model) -> figures`, called without gradients; a figure named `loss` is watched for its best."""
@@ -115,7 +116,7 @@ def train(
     clock = Clock(run.checkpoints, step=state.step, writes=worker.speaks)
     log = _Log(run, config, worker, clock, state)
     model.train()
-    with StopRequest() as stop, saver:
+    with StopRequest() as stop, saver, tracked(run, config.tracking, speaks=worker.speaks):
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
             outputs = worker.backward(loss, batches, config.accumulation)
@@ -156,8 +157,8 @@ def train(
                 folder = saver.save(state, clock, at=saver.place(), wait=last or asked_to_stop)
                 if asked_to_stop and not last:
                     raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
-    held_out = _figures(evaluate, model) if evaluate else {}
-    best = log.evaluation(state, held_out) if evaluate else state.best
+        held_out = _figures(evaluate, model) if evaluate else {}
+        best = log.evaluation(state, held_out) if evaluate else state.best
     facts = {"steps": f"{state.step:,}", "tokens": f"{state.tokens:,}"}
     facts |= {f"held-out {name}": f"{value:.4f}" for name, value in held_out.items()}
     fingerprint = saver.finish(facts)
