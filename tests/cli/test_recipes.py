@@ -92,3 +92,16 @@ def test_a_dry_run_refuses_a_device_that_is_not_here(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(["dpo", "demo/dpo", "--dry-run", "train.device=cuda", f"out={Path('runs/none')}"]) == 2
     assert "no CUDA device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("host", "told"), [("0.0.0.0", True), ("::", True), ("127.0.0.1", False)])
+def test_serving_to_everybody_without_a_key_is_told(monkeypatch, capsys, host, told):
+    from puna.core.errors import UsageError
+    from puna.serve import server
+
+    def busy(config):
+        raise UsageError("the port is in use")
+
+    monkeypatch.setattr(server, "listen", busy)
+    assert run(["serve", "nowhere", "--host", host]) == 2
+    assert ("anyone who reaches" in capsys.readouterr().err) is told

@@ -73,4 +73,4 @@ def code_task(
 def _judge(problem: CodeProblem, continues: bool, box: Sandbox, answer: str) -> Judgement:
     code = problem.stub + answer if continues else code_of(answer)
     verdict = verify_code([problem], [code], box)[0]
-    return Judgement(verdict.correct, "correct" if verdict.correct else verdict.reason or verdict.outcome)
+    return Judgement(verdict.correct, "correct" if verdict.correct else verdict.outcome)
