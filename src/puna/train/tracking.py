@@ -91,7 +91,7 @@ class WeightsAndBiases:
 
     def __init__(self, config: TrackingConfig, folder: Path, identity: str) -> None:
         wandb: Any = need("wandb", extra="tracking")
-        if config.mode == "online" and not wandb.api.api_key:
+        if config.mode == "online" and not wandb.login(prompt=False):
             raise MissingError(
                 "Weights & Biases has no key on this machine. Type: wandb login, or set train.tracking.mode=offline"
             )
