@@ -228,6 +228,7 @@ def _answer_questions(generator: Generator, task: Task, items: Sequence[Item]) -
         offset = int.from_bytes(hashlib.sha256(questions[0].id.encode()).digest()[:4], "big")
         sampling = replace(sampling, seed=sampling.seed + offset)
     completions = generator.complete([item.prompt for item in questions], sampling)
+    assert len(completions) == len(questions), f"{len(completions)} answers to {len(questions)} questions"
     if task.judged_at_once == 1:
         return list(map(_answer_record, questions, completions))
     with ThreadPoolExecutor(task.judged_at_once) as threads:
