@@ -39,7 +39,7 @@ def bare(n: int, folder: Path) -> int:
     path = folder / "program.py"
     path.write_text(f"{SOURCE}\n{TESTS}\ncheck(merge)\n", encoding="utf-8")
     for _ in range(n):
-        subprocess.run([sys.executable, "-I", "-S", str(path)], check=True)
+        subprocess.run([sys.executable, "-I", "-S", str(path)], check=True, cwd="/")
     return n
 
 
