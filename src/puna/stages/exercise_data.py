@@ -5,8 +5,9 @@ from pydantic import Field
 from puna.core.config import Config
 from puna.exercises import generate
 from puna.exercises.exercise import Exercise, Level
+from puna.exercises.verify import verify
 from puna.post.dialogs import DialogRow
-from puna.post.rejection import Task
+from puna.post.rejection import Task, Verdict
 
 SOURCE = "exercises"
 
@@ -38,6 +39,11 @@ def tasks(config: ExerciseConfig) -> list[Task]:
     """Single questions with their reference answer; the payload is the exercise, for the verifier."""
     drawn = generate.generate("train", n=config.n, seed=config.seed, kinds=config.kinds or None, levels=config.levels)
     return [_task(number, exercise) for number, exercise in enumerate(drawn)]
+
+
+def verify_exercise(task: Task, answer: str) -> Verdict:
+    """The verdict on an answer to such a task."""
+    return verify(task.payload, answer)
 
 
 def _task(number: int, exercise: Exercise) -> Task:

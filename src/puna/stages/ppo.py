@@ -11,7 +11,8 @@ from puna.core.run_folder import RunFolder
 from puna.model.adapter_config import AdapterConfig
 from puna.model.transformer import Transformer
 from puna.post.policy import PolicyConfig
-from puna.stages.exercise_data import ExerciseConfig, tasks
+from puna.stages.checkable import CodeConfig, code_tasks, code_verifier
+from puna.stages.exercise_data import ExerciseConfig, tasks, verify_exercise
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 from puna.stages.training import NEUTRAL, adapted_model, load_start
 from puna.train.config import TrainConfig
@@ -26,6 +27,8 @@ class PpoRecipe(StageRecipe):
     """The checkpoint to begin with; it is the reference too."""
     exercises: ExerciseConfig | None = None
     """Questions whose answers can be checked: a right answer is worth `policy.verifier_weight`."""
+    code: CodeConfig | None = None
+    """Programming problems: a program that passes its tests is worth `policy.verifier_weight`."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs; their last answer, if there is one, is left out. They need a reward model."""
     reward_model: Path | None = None
@@ -46,12 +49,13 @@ class PpoRecipe(StageRecipe):
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> "PpoRecipe":
-        if self.exercises is None and not self.prompts:
-            raise ValueError("give an [exercises] table or prompts = [files]: there is nothing to answer")
+        given = [self.exercises is not None, self.code is not None, bool(self.prompts)]
+        if not any(given):
+            raise ValueError("give an [exercises] or [code] table, or prompts = [files]: there is nothing to answer")
         if self.prompts and self.reward_model is None:
             raise ValueError("prompts need a reward_model: no verifier can check answers to them")
-        if self.exercises is not None and self.prompts:
-            raise ValueError("give [exercises] or prompts, not both: their answers are judged differently")
+        if sum(given) > 1:
+            raise ValueError("give one of [exercises], [code] and prompts: their answers are judged differently")
         if self.adapter is not None and self.adapter.dropout:
             raise ValueError("adapter.dropout must be 0: with dropout the answers are not the policy's own")
         return self
@@ -61,6 +65,7 @@ def inputs(recipe: PpoRecipe) -> Mapping[str, Path]:
     """The checkpoints and the files of prompts."""
     named = {"start_from": recipe.start_from, "reward_model": recipe.reward_model, "critic": recipe.critic}
     files = {f"prompts.{i}": path for i, path in enumerate(recipe.prompts)}
+    files |= {f"code.files.{i}": path for i, path in enumerate(recipe.code.files if recipe.code else ())}
     return {**{key: path for key, path in named.items() if path is not None}, **files}
 
 
@@ -84,12 +89,11 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     """Sample, judge and learn to the end of the recipe."""
     from puna.checkpoint.card import Card
     from puna.checkpoint.format import load_tokenizer, save_model
-    from puna.exercises.verify import verify
     from puna.infer.engine import Engine
     from puna.post.dialogs import read_prompts
     from puna.post.policy import PolicyLoss, attach_critic, critic_of
     from puna.post.policy_batches import PolicyBatches
-    from puna.post.rejection import Task
+    from puna.post.rejection import Task, Verifier
     from puna.post.reward import Scorer
     from puna.post.rollout import Judge
     from puna.tokenizer.chat_format import prompt
@@ -106,8 +110,11 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
         )
         shape = model.config
         reference = model if settings.kl_coefficient else None  # with its adapters off
+    verifier: Verifier | None = None
     if recipe.exercises is not None:
-        asked = tasks(recipe.exercises)
+        asked, verifier = tasks(recipe.exercises), verify_exercise
+    elif recipe.code is not None:
+        asked, verifier = code_tasks(recipe.code), code_verifier(recipe.code)
     else:
         asked = [Task(str(number), dialog) for number, dialog in enumerate(read_prompts(recipe.prompts))]
     room = shape.max_seq_len - settings.max_tokens
@@ -116,7 +123,7 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     if recipe.reward_model is not None:
         scorer = Scorer(score_model(recipe.reward_model), tokenizer)
     judge = Judge(
-        verifier=(lambda task, answer: verify(task.payload, answer)) if recipe.exercises is not None else None,
+        verifier=verifier,
         scorer=scorer,
         verifier_weight=settings.verifier_weight,
         reward_weight=settings.reward_weight,
@@ -187,5 +194,5 @@ STAGE = Stage(
     inputs=inputs,
     plan=plan,
     run=run,
-    neutral=(*NEUTRAL, "cache_tokens", "max_batch"),
+    neutral=(*NEUTRAL, "cache_tokens", "max_batch", "code.sandbox.workers"),
 )

@@ -23,6 +23,7 @@ _NAMES = (
     "keep_last",
     "keep_every_steps",
     "tiers",
+    "tracking",
     "device",
     "activations",
     "threads",

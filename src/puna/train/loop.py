@@ -40,6 +40,7 @@ from puna.train.ramp import Ramp
 from puna.train.saver import Saver
 from puna.train.schedule import rate_factor
 from puna.train.solo import Batches, Solo, Worker
+from puna.train.tracking import tracked
 
 Evaluate = Callable[[Transformer], Mapping[str, float]]
 """`evaluate(model) -> figures`, called without gradients; a figure named `loss` is watched for its best."""
@@ -124,7 +125,7 @@ def train(
     clock = Clock(run.checkpoints, step=state.step, writes=worker.speaks)
     log = _Log(run, config, worker, clock, state)
     model.train()
-    with StopRequest() as stop, saver:
+    with StopRequest() as stop, saver, tracked(run, config.tracking, speaks=worker.speaks):
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
             rate = config.optim.lr * rate_factor(
@@ -173,9 +174,9 @@ def train(
                 folder = saver.save(state, clock, at=saver.place(), wait=last or asked_to_stop)
                 if asked_to_stop and not last:
                     raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
-    release()
-    held_out = _figures(evaluate, model) if evaluate else {}
-    best = log.evaluation(state, held_out) if evaluate else state.best
+        release()
+        held_out = _figures(evaluate, model) if evaluate else {}
+        best = log.evaluation(state, held_out) if evaluate else state.best
     facts = {"steps": f"{state.step:,}", "tokens": f"{state.tokens:,}"}
     facts |= {f"held-out {name}": f"{value:.4f}" for name, value in held_out.items()}
     fingerprint = saver.finish(facts)
