@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from puna.core import console
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.post.rejection import RejectionConfig
-from puna.stages.exercise_data import ExerciseConfig, tasks
+from puna.stages.exercise_data import ExerciseConfig, prompt_tasks, tasks
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 
@@ -20,6 +22,12 @@ class SampleRecipe(StageRecipe):
     """The questions: exercises of the train split, whose answers can be checked."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs to answer instead; no verifier can check them, so they need a reward model."""
+    skip: int = Field(default=0, ge=0)
+    """Prompts of the files to pass over; beyond the end it goes on from the beginning."""
+    limit: int | None = Field(default=None, ge=1)
+    """Most prompts of the files to answer."""
+    verify: bool = True
+    """Let exercises' verifier judge the answers; false leaves it to the reward model alone."""
     reward_model: Path | None = None
     """A model made by `puna rm` that scores every answer; `sampling.selection` and `sampling.best_share` use it."""
     sampling: RejectionConfig = RejectionConfig()
@@ -48,20 +56,21 @@ def run(recipe: SampleRecipe, folder: RunFolder) -> None:
     """Draw, verify, keep."""
     from puna.exercises.verify import verify
     from puna.infer.engine import Engine
-    from puna.post.dialogs import read_prompts
-    from puna.post.rejection import Task, reject
+    from puna.post.rejection import reject
     from puna.post.reward import Scorer
     from puna.stages.ppo import score_model
 
     engine = Engine.load(recipe.model, cache_tokens=recipe.cache_tokens, max_batch=recipe.max_batch)
-    asked = tasks(recipe.exercises)
     if recipe.prompts:
-        asked = [Task(str(number), dialog) for number, dialog in enumerate(read_prompts(recipe.prompts))]
+        asked = prompt_tasks(recipe.prompts, skip=recipe.skip, limit=recipe.limit)
+    else:
+        asked = tasks(recipe.exercises)
+    checked = recipe.verify and not recipe.prompts
     scorer = Scorer(score_model(recipe.reward_model), engine.tokenizer) if recipe.reward_model else None
     result = reject(
         asked,
         engine,
-        None if recipe.prompts else lambda task, answer: verify(task.payload, answer),
+        (lambda task, answer: verify(task.payload, answer)) if checked else None,
         recipe.sampling,
         folder.path,
         scores=scorer.texts if scorer else None,
