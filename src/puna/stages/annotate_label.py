@@ -116,7 +116,7 @@ def _simulate(recipe: LabelRecipe, folder: RunFolder, items: Sequence) -> list:
     database = folder.work / "collection.db"
     for old in folder.work.glob("collection.db*"):  # a killed run begins again: simulated people do not mind
         old.unlink()
-    collection = Collection.create(database, items, settings=recipe.collection)
+    collection = Collection.create(database, items, settings=recipe.collection, durable=False)
     simulate.run(collection, simulate.MIXED_CROWD, truth, seed=recipe.seed)
     if recipe.adjudicate:
         found = quality.check(items, collection.labels(), quality.QualityConfig(resamples=0))

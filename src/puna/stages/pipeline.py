@@ -181,20 +181,6 @@ def _raw(path: Path) -> dict[str, Any]:
         return {}  # config.load tells what is wrong with it
 
 
-def makers_near(recipe: Path) -> dict[Path, str]:
-    """For a single verb: which commands make which folders, by the pipelines that lie beside its recipe."""
-    makers: dict[Path, str] = {}
-    for path in sorted(recipe.parent.glob("*.toml")):
-        if "steps" not in _raw(path):
-            continue
-        try:
-            _, planned = plan_pipeline(path)
-        except (ConfigError, MissingError):
-            continue
-        makers.update({step.out: step.command for step in planned})
-    return makers
-
-
 def _seconds(step: Planned) -> float:
     record = read_record(step.out) if step.out.is_dir() else None
     return record.seconds if record else 0.0

@@ -23,6 +23,7 @@ from puna.evaluate.report import Results
 from puna.evaluate.run import RESULTS, read_samples
 from puna.post.round_gate import Decision, decide
 from puna.stages import pipeline
+from puna.stages.makers import makers_near
 from puna.stages.page import rounds as page
 from puna.stages.recipes import as_typed, find_recipe
 from puna.stages.reward import FIGURES
@@ -76,7 +77,7 @@ def run_rounds(
     recipe = config.load(RoundRecipe, path, overrides).config
     command = shlex.join(["puna", "round", as_typed(path), *overrides])
     flags = _Flags(accept_drift, fresh, dry_run)
-    makers = pipeline.makers_near(path)
+    makers = makers_near(path)
     if recipe.before:
         before = _beside(path, recipe.before)
         makers[recipe.start_from] = shlex.join(["puna", "run", as_typed(before)])
