@@ -109,7 +109,9 @@ def test_two_rounds_reach_from_labels_to_a_model_whose_lineage_goes_back_through
 
 
 def test_a_refused_model_does_not_take_the_old_ones_place(workplace, capsys):
-    code = puna(["round", "rounds.toml", "gate.margin=0.0", "sft.train.optim.lr=0.5", "dpo=none", "ppo=none", "average=none"])
+    code = puna(
+        ["round", "rounds.toml", "gate.margin=0.0", "sft.train.optim.lr=0.5", "dpo=none", "ppo=none", "average=none"]
+    )
     told = capsys.readouterr()
     assert code == 4, told.err
     assert "round 1 is refused: exercises: " in told.err and "start/sft" in told.err
@@ -149,11 +151,17 @@ def test_with_people_the_round_waits_and_goes_on_when_the_labels_are_there(workp
 def test_prompts_of_a_file_are_labelled_by_a_judge_model_and_judged_by_rows_held_out(workplace, capsys):
     rows = [{"prompt": f"What is the last letter of word{n}?"} for n in range(40)]
     (workplace / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = RECIPE.replace('exercises = { kinds = ["end_letter"] }', 'prompts = ["prompts.jsonl"]').replace("[ppo]", "[xx]")
+    text = RECIPE.replace('exercises = { kinds = ["end_letter"] }', 'prompts = ["prompts.jsonl"]').replace(
+        "[ppo]", "[xx]"
+    )
     text = text[: text.index("[xx]")] + text[text.index("[[tasks]]") :]
     (workplace / "rounds.toml").write_text(text)
     change = ["annotate.by=judge", "annotate.judge=start/sft", "annotate.adjudicate=0", "reward.against_raw=false"]
-    change += ["check_labels.held_out_fraction=0.4", "check_labels.quality.min_labels=1", "check_labels.quality.accept=0.51"]
+    change += [
+        "check_labels.held_out_fraction=0.4",
+        "check_labels.quality.min_labels=1",
+        "check_labels.quality.accept=0.51",
+    ]
     assert puna(["round", "rounds.toml", *change]) == 0, capsys.readouterr().err
     assert summary(workplace)["rounds"][0]["labels"]["held_out_rows"] > 0
 

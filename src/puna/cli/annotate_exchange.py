@@ -70,8 +70,8 @@ def read(form: str, source: Path, folder: Path, fields: tuple[str, ...]) -> None
 def write(form: str, source: Path, folder: Path) -> None:
     """Write items, and labels where there are any, for another tool.
 
-    SOURCE is a folder with items.jsonl and maybe labels.jsonl (`puna annotate log`, `puna annotate items`), or a file of
-    items. What the tool has no place for is told.
+    SOURCE is a folder with items.jsonl and maybe labels.jsonl (`puna annotate log`, `puna annotate items`), or a file
+    of items. What the tool has no place for is told.
     """
     from puna.core import console
     from puna.core.errors import UsageError

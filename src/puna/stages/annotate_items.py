@@ -1,5 +1,6 @@
 """`puna annotate items`: questions and models in; pairs of their answers to compare, and test questions, out."""
 
+import difflib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,8 +120,14 @@ def _pair(
             n_gold += 1
         elif a and b and a != b:
             items.append(Item(name, task.prompt, a, b, names[first], names[second], recipe.round))
-            truth[name] = 1.5 * (right[0] - right[1])
+            truth[name] = _worth(a, right[0], task.reference) - _worth(b, right[1], task.reference)
     return items, truth
+
+
+def _worth(answer: str, right: bool, reference: str | None) -> float:
+    """What an answer is worth to a careful person: being right, and where it is not, how near it comes."""
+    near = difflib.SequenceMatcher(None, answer, reference or "", autojunk=False).ratio()
+    return 2.0 if right else near
 
 
 STAGE = Stage(verb="annotate items", recipe=ItemsRecipe, inputs=inputs, plan=plan, run=run, neutral=("max_batch",))

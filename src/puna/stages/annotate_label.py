@@ -128,6 +128,4 @@ def _simulate(recipe: LabelRecipe, folder: RunFolder, items: Sequence) -> list:
     return labels
 
 
-STAGE = Stage(
-    verb="annotate label", recipe=LabelRecipe, inputs=inputs, plan=plan, run=run, neutral=("database",)
-)
+STAGE = Stage(verb="annotate label", recipe=LabelRecipe, inputs=inputs, plan=plan, run=run, neutral=("database",))

@@ -26,9 +26,7 @@ def missing_labels(items: Sequence[Item], labels: Sequence[Label], settings: Col
     said = Counter(label.item for label in first if label.action == "prefer")
     flagged = Counter(label.item for label in first if label.action == "flag")
     judged = [item for item in items if item.gold is None]
-    missing = sum(
-        max(0, settings.overlap - said[item.id]) for item in judged if flagged[item.id] < settings.flag_limit
-    )
+    missing = sum(max(0, settings.overlap - said[item.id]) for item in judged if flagged[item.id] < settings.flag_limit)
     return missing, settings.overlap * len(judged)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from puna.core import config, console, files
 from puna.core.config import Config, Resolved
-from puna.core.errors import ConfigError, MissingError, UsageError
+from puna.core.errors import ConfigError, UsageError
 from puna.lineage.artifact import read_record
 from puna.stages.recipes import as_typed, find_recipe
 from puna.stages.stage import Stage, execute, find_stage

@@ -15,7 +15,6 @@ from puna.stages.page import reward_page
 from puna.stages.reward import FIGURES
 from puna.stages.stage import Stage, StageRecipe
 
-
 PAIRS = "pairs.jsonl"
 """Both scores of every pair, in order: two models judged by the same pairs can be compared pair by pair."""
 

@@ -14,7 +14,7 @@ from puna.post.preferences.records import Item, Label, read_items, read_labels, 
 
 TALK = Dialog.of(("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Which & <why>?\n2 lines"))
 ITEMS = [
-    Item("one", TALK, "This: \"x\" <b>", "That", "small", "large", 2, uncertainty=0.25),
+    Item("one", TALK, 'This: "x" <b>', "That", "small", "large", 2, uncertainty=0.25),
     Item("two", Dialog.of(("user", "2 + 2?")), "4", "5", "small", "large", 1, gold="a"),
     Item("three", Dialog.of(("user", "名前は?")), "はい", "いいえ"),
     Item("four", Dialog.of(("user", "Nobody?")), "a", "b", "m"),

@@ -98,7 +98,7 @@ def _gates(done: Sequence[Figures]) -> Section:
             rows.append([entry["round"], verdict, "", "", decision["reason"], decision["model"]])
         for task in decision["tasks"]:
             difference = task["difference"]
-            shown = f"{difference['difference']:+.1%} [{difference['low']:+.1%}, {difference['high']:+.1%}]"
+            shown = _difference(difference)
             told = task["reason"].partition(";")[2].strip()
             rows.append([entry["round"], verdict, task["task"], shown, told, decision["model"]])
     text = (
@@ -142,8 +142,8 @@ def _labels(rounds: Sequence[Figures]) -> Section:
 def _truth(rounds: Sequence[Figures]) -> Section:
     parts = [
         html.paragraph(
-            "The annotators are simulated and the exercises can be checked, so it is known who is bad and which answer is "
-            "better. Bars count items whose two answers differ in being right."
+            "The annotators are simulated and the exercises can be checked, so it is known who is bad and which answer "
+            "is better. Bars count items whose two answers are not equally good."
         )
     ]
     rows = []
@@ -162,7 +162,7 @@ def _truth(rounds: Sequence[Figures]) -> Section:
         parts.append(f"<h3>Round {entry['round']}</h3>")
         parts.append(bar_chart(f"Right side, round {entry['round']}", bars, unit="share of items with the right side"))
         over = truth["dawid_skene_over_majority"]
-        shown = "–" if over is None else f"{over['difference']:+.1%} [{over['low']:+.1%}, {over['high']:+.1%}] of {over['n']}"
+        shown = "–" if over is None else f"{_difference(over)} of {over['n']}"
         rows.append([entry["round"], _percent(truth["precision"]), _percent(truth["recall"]), shown])
     columns = ["round", "of those not used, bad", "of the bad, found", "Dawid-Skene minus majority vote"]
     return Section("truth", "Against the truth", "".join(parts) + html.table(columns, rows))
@@ -188,7 +188,7 @@ def _reward(rounds: Sequence[Figures]) -> Section:
                 f"{reward['checked']['calibration_error']:.3f}",
                 "may be used" if not failed else f"not passed: {', '.join(failed)}",
                 "–" if raw is None else f"{_percent(raw['value'])} [{_range(raw)}]",
-                "–" if over is None else f"{over['difference']:+.1%} [{over['low']:+.1%}, {over['high']:+.1%}]",
+                "–" if over is None else _difference(over),
             ]
         )
         dots.append((f"round {entry['round']}", [_dot(accuracy), _dot(raw)] if compared else [_dot(accuracy)]))
@@ -216,7 +216,9 @@ def _samples(rounds: Sequence[Figures]) -> Section:
         if "samples" not in entry:
             continue
         found = entry["samples"]["statistics"]
-        best = ", ".join(f"{value:.2f} of {k}" for k, value in sorted(found["best_of"].items(), key=lambda e: int(e[0])))
+        best = ", ".join(
+            f"{value:.2f} of {k}" for k, value in sorted(found["best_of"].items(), key=lambda e: int(e[0]))
+        )
         answers = f"{found['n_answers']:,} to {found['n_tasks']:,}"
         rows.append([entry["round"], answers, f"{entry['samples']['n_imitations']:,}", best])
     columns = ["round", "answers to prompts", "best ones learned", "mean best score"]
@@ -254,6 +256,10 @@ def _alpha(found: Figures) -> str:
         return "–"
     interval = "" if found.get("low") is None else f" [{found['low']:.2f}, {found['high']:.2f}]"
     return f"{found['value']:.2f}{interval}"
+
+
+def _difference(found: Figures) -> str:
+    return f"{found['difference']:+.1%} [{found['low']:+.1%}, {found['high']:+.1%}]"
 
 
 def _dot(found: Figures | None) -> Dot | None:

@@ -196,7 +196,9 @@ class RoundRecipe(Config):
         if bool(self.prompts) == (self.exercises is not None):
             raise ValueError("give prompts = [files] or an [exercises] table, one of them")
         if self.annotate.by == "simulator" and self.exercises is None:
-            raise ValueError('annotate.by = "simulator" needs an [exercises] table: elsewhere nothing is known for sure')
+            raise ValueError(
+                'annotate.by = "simulator" needs an [exercises] table: elsewhere nothing is known for sure'
+            )
         if self.prompts and not self.check_labels.held_out_fraction:
             raise ValueError("check_labels.held_out_fraction is 0: nothing is left to judge the reward model by")
         if self.sampling.verify and self.exercises is None:

@@ -108,9 +108,8 @@ def run_rounds(
     console.say(f"\nreport:  {recipe.out / PAGE}")
     console.say(f"product: {state.models[-1]}")
     if decision is not None and not decision.accepted:
-        raise GateError(
-            f"round {recipe.rounds} is refused: {decision.reason}. Its product is the model before it, {state.models[-1]}"
-        )
+        told = f"round {recipe.rounds} is refused: {decision.reason}"
+        raise GateError(f"{told}. Its product is the model before it, {state.models[-1]}")
 
 
 def _round(now: Round, state: _State, do: Callable[[str, RoundStep], None]) -> Decision:

@@ -1,13 +1,13 @@
 """The steps of one round as recipes of stages: where each reads, where it writes, what differs from round to round.
 
-    round-1/items          the newest model and others answer the same prompts; their answers are paired
-    round-1/labels         people, a judge model or simulated people compare them
-    round-1/preferences    the labels are checked: who is trusted, what each item's label is worth
-    round-1/check-pairs    exercises: right and wrong answers that no annotator saw, to judge the reward model by
-    round-1/reward         a reward model of all rounds' preferences, and round-1/reward-check, whether it may be used
-    round-1/samples        rejection sampling: the best of many answers by the reward model
-    round-1/sft dpo ppo average    the new model
-    round-1/scores         what it can do, on the same items as the one before
+round-1/items          the newest model and others answer the same prompts; their answers are paired
+round-1/labels         people, a judge model or simulated people compare them
+round-1/preferences    the labels are checked: who is trusted, what each item's label is worth
+round-1/check-pairs    exercises: right and wrong answers that no annotator saw, to judge the reward model by
+round-1/reward         a reward model of all rounds' preferences, and round-1/reward-check, whether it may be used
+round-1/samples        rejection sampling: the best of many answers by the reward model
+round-1/sft dpo ppo average    the new model
+round-1/scores         what it can do, on the same items as the one before
 """
 
 from collections.abc import Callable, Sequence
@@ -278,9 +278,7 @@ class Round:
         part = self.recipe.average
         assert part is not None
         models = tuple(self.place(name) for name in self.made[:-1])
-        return RoundStep(
-            "average", AverageRecipe(out=self.place("average"), models=models, weights=part.weights)
-        )
+        return RoundStep("average", AverageRecipe(out=self.place("average"), models=models, weights=part.weights))
 
     def scores(self, name: str, model: Path) -> RoundStep:
         """What a model can do."""

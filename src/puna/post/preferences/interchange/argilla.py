@@ -104,7 +104,10 @@ def _settings(reasons: Sequence[str], overlap: int) -> dict[str, Any]:
         "questions": [
             _question("preference", "Which answer is better?", {"type": "label_selection", "options": choices}, True),
             _question(
-                "reasons", "Why?", {"type": "multi_label_selection", "options": ticks, "options_order": "natural"}, False
+                "reasons",
+                "Why?",
+                {"type": "multi_label_selection", "options": ticks, "options_order": "natural"},
+                False,
             ),
             _question("edit", "A better version of it", {"type": "text", "use_markdown": False}, False),
             _question("note", "Note", {"type": "text", "use_markdown": False}, False),

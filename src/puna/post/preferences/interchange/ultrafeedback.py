@@ -3,9 +3,9 @@ r"""UltraFeedback: scored completions, or a chosen and a rejected conversation w
     {"instruction": ..., "completions": [{"model", "response", "overall_score"}, ...]}         as it was published
     {"prompt", "prompt_id", "chosen": [...], "rejected": [...], "score_chosen", "score_rejected"}    binarized
 
-Both are read, the second one is written, a row for each preference: `chosen` and `rejected` hold the whole conversation,
-the scores differ by the strength (1 to 4), and `annotator`, `chosen-model` and `rejected-model` stand beside them. Skips,
-flags, edits, notes, sides and times have no place in it.
+Both are read, the second one is written, a row for each preference: `chosen` and `rejected` hold the whole
+conversation, the scores differ by the strength (1 to 4), and `annotator`, `chosen-model` and `rejected-model` stand
+beside them. Skips, flags, edits, notes, sides and times have no place in it.
 
 Source: Cui et al. 2023 (arXiv 2310.01377); the columns of the data sets openbmb/UltraFeedback,
 HuggingFaceH4/ultrafeedback_binarized and argilla/ultrafeedback-binarized-preferences.
