@@ -108,6 +108,7 @@ def test_two_rounds_reach_from_labels_to_a_model_whose_lineage_goes_back_through
     assert "round-1/preferences/preferences.jsonl" in page and "<script" not in page and "http" not in page
 
 
+@pytest.mark.slow
 def test_a_refused_model_does_not_take_the_old_ones_place(workplace, capsys):
     code = puna(
         ["round", "rounds.toml", "gate.margin=0.0", "sft.train.optim.lr=0.5", "dpo=none", "ppo=none", "average=none"]
@@ -120,6 +121,7 @@ def test_a_refused_model_does_not_take_the_old_ones_place(workplace, capsys):
     assert "refused, the old model stays" in (workplace / "runs/rounds/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_reward_model_that_is_not_good_enough_ends_its_round(workplace, capsys):
     assert puna(["round", "rounds.toml", "reward.check.min_accuracy=1.0"]) == 4
     assert "the reward model is not good enough: accuracy" in capsys.readouterr().err
@@ -148,6 +150,7 @@ def test_with_people_the_round_waits_and_goes_on_when_the_labels_are_there(workp
     assert sum('"role": "adjudicator"' in line for line in labels) == n
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file_are_labelled_by_a_judge_model_and_judged_by_rows_held_out(workplace, capsys):
     rows = [{"prompt": f"What is the last letter of word{n}?"} for n in range(40)]
     (workplace / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
