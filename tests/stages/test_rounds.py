@@ -129,23 +129,24 @@ def test_a_reward_model_that_is_not_good_enough_ends_its_round(workplace, capsys
 
 
 def test_with_people_the_round_waits_and_goes_on_when_the_labels_are_there(workplace, capsys):
-    people = ["round", "rounds.toml", "annotate.by=people", "reward.against_raw=false", "ppo=none"]
-    assert puna(people) == 75
+    command = ["round", "rounds.toml", "annotate.by=people", "reward.against_raw=false", "ppo=none"]
+    assert puna(command) == 75
     told = capsys.readouterr().err
     assert "0 of" in told and "puna annotate serve runs/rounds/people.db" in told and "puna round rounds.toml" in told
-    assert puna(people) == 75
+    assert puna(command) == 75
     truth = json.loads((workplace / "runs/rounds/round-1/items/truth.json").read_text())
     collection = Collection.open("runs/rounds/people.db")
-    simulate.run(collection, simulate.MIXED_CROWD[:3], truth)
+    people = [simulate.PersonConfig(name=name, skill=0.5) for name in ("ada", "ben", "cleo")]
+    simulate.run(collection, people, truth)
     collection.close()
     capsys.readouterr()
-    assert puna(people) == 75
+    assert puna(command) == 75
     assert "wait for an adjudicator" in capsys.readouterr().err
     collection = Collection.open("runs/rounds/people.db")
     n = simulate.run(collection, (), truth, adjudicators=(simulate.PersonConfig(name="grace", skill=6.0),))
     collection.close()
     assert 0 < n <= 5
-    assert puna(people) == 0, capsys.readouterr().err
+    assert puna(command) == 0, capsys.readouterr().err
     labels = (workplace / "runs/rounds/round-1/labels/labels.jsonl").read_text().splitlines()
     assert sum('"role": "adjudicator"' in line for line in labels) == n
 
@@ -172,7 +173,7 @@ def test_prompts_of_a_file_are_labelled_by_a_judge_model_and_judged_by_rows_held
 def test_what_cannot_work_is_told_before_any_work(workplace, capsys):
     for change, told in (
         (["exercises=none"], "give prompts = [files] or an [exercises] table"),
-        (["average.weights=[1, 1]"], "average.weights are 2 for 4 models"),
+        (["average.weights=[1, 1]"], "average.weights are 2 for 3 models"),
         (["annotate.by=judge"], 'needs judge = "..."'),
         (["sampling.drw.seed=1"], "Did you mean 'draw'"),
         (["start_from=nowhere"], "nowhere is not there"),
