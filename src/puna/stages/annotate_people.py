@@ -20,8 +20,8 @@ DISPUTED = "disputed.json"
 def missing_labels(items: Sequence[Item], labels: Sequence[Label], settings: CollectionSettings) -> tuple[int, int]:
     """How many labels are still wanted, and how many were wanted from the start.
 
-    Test questions have no quota. An item waits for nobody when enough people flagged it, or looked at it at all: one that
-    cannot be decided would wait for ever.
+    Test questions have no quota. An item waits for nobody when enough people flagged it, or looked at it at all: one
+    that cannot be decided would wait for ever.
     """
     first = [label for label in labels if label.occasion == 0 and label.role == "annotator"]
     said = Counter(label.item for label in first if label.action in ("prefer", "skip"))
