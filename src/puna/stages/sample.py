@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from puna.core import console
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.post.rejection import RejectionConfig
 from puna.stages.checkable import CodeConfig, code_tasks, code_verifier
-from puna.stages.exercise_data import ExerciseConfig, tasks, verify_exercise
+from puna.stages.exercise_data import ExerciseConfig, prompt_tasks, tasks, verify_exercise
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 
@@ -25,6 +25,12 @@ class SampleRecipe(StageRecipe):
     """Programming problems to answer instead: their programs are run against their tests."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs to answer instead; no verifier can check them, so they need a reward model."""
+    skip: int = Field(default=0, ge=0)
+    """Prompts of the files to pass over; beyond the end it goes on from the beginning."""
+    limit: int | None = Field(default=None, ge=1)
+    """Most prompts of the files to answer."""
+    verify: bool = True
+    """Let exercises' verifier judge the answers; false leaves it to the reward model alone."""
     reward_model: Path | None = None
     """A model made by `puna rm` that scores every answer; `sampling.selection` and `sampling.best_share` use it."""
     sampling: RejectionConfig = RejectionConfig()
@@ -61,20 +67,18 @@ def plan(recipe: SampleRecipe) -> Sequence[PlanRow]:
 def run(recipe: SampleRecipe, folder: RunFolder) -> None:
     """Draw, verify, keep."""
     from puna.infer.engine import Engine
-    from puna.post.dialogs import read_prompts
-    from puna.post.rejection import Task, Verifier, reject
+    from puna.post.rejection import Verifier, reject
     from puna.post.reward import Scorer
     from puna.stages.ppo import score_model
 
     engine = Engine.load(recipe.model, cache_tokens=recipe.cache_tokens, max_batch=recipe.max_batch)
-    verifier: Verifier | None = verify_exercise
+    verifier: Verifier | None = verify_exercise if recipe.verify else None
     if recipe.code is not None:
         asked, verifier = code_tasks(recipe.code), code_verifier(recipe.code)
-    elif not recipe.prompts:
-        asked = tasks(recipe.exercises)
+    elif recipe.prompts:
+        asked, verifier = prompt_tasks(recipe.prompts, skip=recipe.skip, limit=recipe.limit), None
     else:
-        verifier = None
-        asked = [Task(str(number), dialog) for number, dialog in enumerate(read_prompts(recipe.prompts))]
+        asked = tasks(recipe.exercises)
     scorer = Scorer(score_model(recipe.reward_model), engine.tokenizer) if recipe.reward_model else None
     result = reject(
         asked,

@@ -20,7 +20,7 @@ from puna.stages.pipeline import PipelineRecipe
 from puna.stages.recipes import find_recipe, packaged_recipes, recipe_names
 from puna.stages.stage import STAGES, find_stage
 
-PIPELINE = "run"
+PIPELINE, ROUNDS = "run", "round"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def resolve(path: Path | None, overrides: Sequence[str] = (), verb: str | None =
     if found is None:
         raise UsageError(
             f"cannot tell which stage {path or 'this'} is a recipe of. Begin it with a comment `# puna VERB` "
-            f"(or, for `puna show`, --stage VERB), where VERB is one of: {', '.join([PIPELINE, *STAGES])}"
+            f"(or, for `puna show`, --stage VERB), where VERB is one of: {', '.join([PIPELINE, ROUNDS, *STAGES])}"
         )
     return Shown(found, config.load(schema_of(found), path, overrides))
 
@@ -58,6 +58,10 @@ def schema_of(verb: str) -> type[Config]:
     Raises:
         UsageError: There is no such stage.
     """
+    if verb == ROUNDS:
+        from puna.stages.rounds.recipe import RoundRecipe
+
+        return RoundRecipe
     return PipelineRecipe if verb == PIPELINE else find_stage(verb).recipe
 
 
@@ -89,7 +93,7 @@ def _named_by_pipeline(path: Path) -> str | None:
 
 def _named_in_header(text: str) -> str | None:
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-    verbs = "|".join(re.escape(verb) for verb in sorted(STAGES, key=len, reverse=True))
+    verbs = "|".join(re.escape(verb) for verb in sorted([*STAGES, ROUNDS], key=len, reverse=True))
     match = re.search(rf"\bpuna ({verbs})\b", header)
     return match.group(1) if match else None
 
