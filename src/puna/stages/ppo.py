@@ -5,11 +5,13 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from puna.core import console
 from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.model.transformer import Transformer
 from puna.post.policy import PolicyConfig
+from puna.post.rejection import Task
 from puna.stages.exercise_data import ExerciseConfig, tasks
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 from puna.stages.training import NEUTRAL, load_start
@@ -25,6 +27,11 @@ class PpoRecipe(StageRecipe):
     """The checkpoint to begin with; it is the reference too."""
     exercises: ExerciseConfig | None = None
     """Questions whose answers can be checked: a right answer is worth `policy.verifier_weight`."""
+    samples: Path | None = None
+    """A `puna sample` run over the same exercises: those that its model got right too rarely or too often are left
+    out, since answers that are all right or all wrong teach nothing."""
+    right_between: tuple[float, float] = (0.05, 0.95)
+    """Bounds of the share of right answers in `samples`, both included."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs; their last answer, if there is one, is left out. They need a reward model."""
     reward_model: Path | None = None
@@ -47,6 +54,8 @@ class PpoRecipe(StageRecipe):
             raise ValueError("give an [exercises] table or prompts = [files]: there is nothing to answer")
         if self.prompts and self.reward_model is None:
             raise ValueError("prompts need a reward_model: no verifier can check answers to them")
+        if self.samples is not None and self.exercises is None:
+            raise ValueError("samples says how hard exercises are; give the [exercises] table of that run")
         if self.exercises is not None and self.prompts:
             raise ValueError("give [exercises] or prompts, not both: their answers are judged differently")
         return self
@@ -55,6 +64,7 @@ class PpoRecipe(StageRecipe):
 def inputs(recipe: PpoRecipe) -> Mapping[str, Path]:
     """The checkpoints and the files of prompts."""
     named = {"start_from": recipe.start_from, "reward_model": recipe.reward_model, "critic": recipe.critic}
+    named |= {"samples": recipe.samples}
     files = {f"prompts.{i}": path for i, path in enumerate(recipe.prompts)}
     return {**{key: path for key, path in named.items() if path is not None}, **files}
 
@@ -84,7 +94,7 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     from puna.post.dialogs import read_prompts
     from puna.post.policy import PolicyLoss, attach_critic, critic_of
     from puna.post.policy_batches import PolicyBatches
-    from puna.post.rejection import Task
+    from puna.post.rejection import right_shares
     from puna.post.reward import Scorer
     from puna.post.rollout import Judge
     from puna.tokenizer.chat_format import prompt
@@ -95,6 +105,9 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     reference = load_start(recipe.start_from)[0].requires_grad_(False) if settings.kl_coefficient else None
     if recipe.exercises is not None:
         asked = tasks(recipe.exercises)
+        if recipe.samples is not None:
+            asked = of_middling_difficulty(asked, right_shares(recipe.samples), recipe.right_between)
+            console.say(f"{len(asked)} of {recipe.exercises.n} exercises are neither too easy nor too hard")
     else:
         asked = [Task(str(number), dialog) for number, dialog in enumerate(read_prompts(recipe.prompts))]
     room = shape.max_seq_len - settings.max_tokens
@@ -140,6 +153,23 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     if settings.method == "ppo":
         critic = critic_of(model)
         save_model(folder.path / CRITIC, critic, critic.config, tokenizer=tokenizer, card=Card(name="critic"))
+
+
+def of_middling_difficulty(
+    asked: Sequence[Task], shares: Mapping[str, float], bounds: tuple[float, float]
+) -> list[Task]:
+    """The tasks whose share of right answers lies within bounds.
+
+    Raises:
+        UsageError: The shares are of other tasks.
+    """
+    unknown = [task.id for task in asked if task.id not in shares]
+    if unknown:
+        raise UsageError(
+            f"samples does not know {len(unknown)} of {len(asked)} exercises ({unknown[0]!r} is the first); give the "
+            "same [exercises] table as that run has"
+        )
+    return [task for task in asked if bounds[0] <= shares[task.id] <= bounds[1]]
 
 
 def score_model(path: Path) -> Transformer:
