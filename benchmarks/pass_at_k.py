@@ -176,9 +176,14 @@ def curve(run: Path, kind: str, keys: Sequence[str]) -> dict[str, list[tuple[flo
 def hack(recipe: str, out: Path, *, sft: Path, reward: Path, steps: int) -> dict[str, Any]:
     """PPO for the reward model's score alone, and what becomes of the truth meanwhile."""
     own = [f"start_from={sft}", f"reward_model={reward}", f"out={out}", f"train.steps={steps}"]
-    blind = ["policy.verifier_weight=0", "policy.reward_weight=1", "policy.kl_coefficient=0", "policy.method=grpo"]
+    blind = [
+        "policy.verifier_weight=0",
+        "policy.reward_weight=1",
+        "policy.kl_coefficient=1e-6",
+        "policy.method=grpo",
+    ]  # measured, not felt
     assert puna(["ppo", recipe, *own, *blind, "--fresh"] if out.exists() else ["ppo", recipe, *own, *blind]) == 0
-    lines = curve(out, "rollout", ["score", "correct"])
+    lines = curve(out, "rollout", ["score", "correct", "kl_per_answer"])
     n = max(1, len(lines["score"]) // 5)
     ends = {
         f"{key}_{end}": float(np.mean([y for _, y in part]))
@@ -254,13 +259,13 @@ def _hacking(found: Mapping[str, Any]) -> html.Section:
     return html.Section("hacking", "The reward model alone", html.paragraph(text) + _chart("Score", found["curve"]))
 
 
-TINY_KINDS = ("comparison", "end_letter", "extreme", "sort_numbers")
+TINY_KINDS = ("comparison", "end_letter", "extreme", "word_length")
 TINY = {
     "sft": """out = "runs/sft"
 start_from = "start"
-exercises = { n = 6000, seed = 1, kinds = KINDS, levels = [1] }
+exercises = { n = 9000, seed = 1, kinds = KINDS, levels = [1] }
 data = { rows = 8, sequence_length = 128 }
-train = { steps = 150, optim = { lr = 6e-3 }, schedule = { warmup_steps = 10 } }
+train = { steps = 300, optim = { lr = 6e-3 }, schedule = { warmup_steps = 10 } }
 """,
     "sample": """out = "runs/pairs"
 model = "runs/sft"

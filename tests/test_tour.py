@@ -89,6 +89,8 @@ def test_the_report_is_one_file_that_needs_nothing_else(runs):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
     assert "src=" not in page
+    for title in ("Held-out exercises", "Rejection sampling", "Reward model", "Rewards"):
+        assert f"<h2>{title}</h2>" in page
     for chart in page.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + chart.partition("</svg>")[0] + "</svg>")
 

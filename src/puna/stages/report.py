@@ -57,7 +57,7 @@ class ReportRecipe(StageRecipe):
 
 def inputs(recipe: ReportRecipe) -> Mapping[str, Path]:
     """All run folders."""
-    runs = {"corpus": recipe.corpus, "tokenizer": recipe.tokenizer, "shards": recipe.shards}
+    runs: dict[str, Path | None] = {"corpus": recipe.corpus, "tokenizer": recipe.tokenizer, "shards": recipe.shards}
     runs |= {"samples": recipe.samples, "reward_model": recipe.reward_model}
     for index, model in enumerate(recipe.models):
         runs |= {f"models.{index}.run": model.run, f"models.{index}.scores": model.scores}
