@@ -169,8 +169,7 @@ def kinds_with_a_gap(tasks: Sequence[Task], found: Mapping[str, Measured], k: in
 def curve(run: Path, kind: str, keys: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
     """Figures of a run's log over its steps."""
     records = [r for r in RunFolder(run).read_metrics() if r.get("kind") == kind]
-    step = "steps" if kind == "train" else "step"
-    return {key: [(float(r[step]), float(r[key])) for r in records if r.get(key) is not None] for key in keys}
+    return {key: [(float(r["step"]), float(r[key])) for r in records if r.get(key) is not None] for key in keys}
 
 
 def hack(recipe: str, out: Path, *, sft: Path, reward: Path, steps: int) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from puna.stages.page.html import Section
 from puna.stages.page.sections import Model
 
 _CURVES = {
-    "rollout": ("step", {"correct": "right answers", "score": "reward model's score", "kl_per_answer": "KL, nats"}),
-    "train": ("steps", {"rewards/accuracies": "pairs in the right order", "rewards/margins": "margin"}),
+    "rollout": {"correct": "right answers", "score": "reward model's score", "kl_per_answer": "KL, nats"},
+    "train": {"rewards/accuracies": "pairs in the right order", "rewards/margins": "margin"},
 }
-"""By kind of record: what it calls its step, and the figures that are drawn."""
+"""By kind of record: the figures that are drawn."""
 
 
 def sampling(path: Path) -> Section:
@@ -64,9 +64,9 @@ def rewards(models: Sequence[Model]) -> Section | None:
     """Curves of what each model was rewarded for, or None when none was."""
     body = ""
     for model in models:
-        for kind, (step, shown) in _CURVES.items():
+        for kind, shown in _CURVES.items():
             for key, label in shown.items():
-                points = _points(model.metrics, kind, step, key)
+                points = _points(model.metrics, kind, key)
                 if len(points) < 2 or not any(y for _, y in points):
                     continue
                 lines = [charts.Line(label, points, faint=True), charts.Line(label, charts.smooth(points, share=0.05))]
@@ -78,5 +78,5 @@ def rewards(models: Sequence[Model]) -> Section | None:
     return Section("rewards", "Rewards", body) if body else None
 
 
-def _points(records: Sequence[Mapping[str, Any]], kind: str, step: str, key: str) -> list[tuple[float, float]]:
-    return [(float(r[step]), float(r[key])) for r in records if r.get("kind") == kind and r.get(key) is not None]
+def _points(records: Sequence[Mapping[str, Any]], kind: str, key: str) -> list[tuple[float, float]]:
+    return [(float(r["step"]), float(r[key])) for r in records if r.get("kind") == kind and r.get(key) is not None]
