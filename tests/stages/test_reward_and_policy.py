@@ -90,6 +90,24 @@ def test_critic_free_methods_take_the_same_recipe(workplace, method):
     assert not (workplace / f"runs/{method}/critic").exists()
 
 
+def test_exercises_that_are_always_wrong_are_not_learned_from(workplace, capsys):
+    (workplace / "sample.toml").write_text(
+        """# puna sample sample
+out = "runs/sample"
+model = "start"
+exercises = { n = 40, kinds = ["end_letter"] }
+sampling = { samples_per_task = 2, max_tokens = 4, tasks_per_call = 8, temperature = 1.0 }
+"""
+    )
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample"]) == 3
+    assert puna(["sample", "sample.toml"]) == 0
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample", "exercises.n=41"]) == 2
+    assert "samples does not know 1 of 41 exercises" in capsys.readouterr().err
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample"]) == 2
+    assert "there are 0 prompts" in capsys.readouterr().err
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample", "right_between=[0.0, 0.5]"]) == 0
+
+
 def test_prompts_from_a_file_are_judged_by_a_reward_model(workplace):
     text = (workplace / "ppo.toml").read_text().replace("exercises = ", 'prompts = ["pairs.jsonl"]\n# ')
     (workplace / "ppo.toml").write_text(text)

@@ -27,7 +27,7 @@ from puna.core import config as configs
 from puna.core import console
 from puna.core.config import Config
 from puna.core.dialog import Dialog
-from puna.core.errors import ConfigError, Stopped, UsageError
+from puna.core.errors import ConfigError, MissingError, Stopped, UsageError
 from puna.core.files import atomic_open, write_json
 from puna.core.generator import Completion, Generator, Sampling
 from puna.core.interrupt import StopRequest
@@ -311,6 +311,22 @@ def _record(samples: Samples) -> dict[str, Any]:
 def _from_record(task: Task, record: dict[str, Any]) -> Samples:
     assert record["task"] == task.id, f"samples.jsonl has {record['task']!r} where {task.id!r} is expected"
     return Samples(task.id, task.prompt, task.reference, tuple(Answer(**answer) for answer in record["answers"]))
+
+
+def right_shares(folder: Path | str) -> dict[str, float]:
+    """The share of right answers to each task of a finished run of `reject`: how hard the model finds it.
+
+    Args:
+        folder: Where `samples.jsonl` lies.
+
+    Raises:
+        MissingError: It is not there.
+    """
+    path = Path(folder) / "samples.jsonl"
+    if not path.exists():
+        raise MissingError(f"{path} is not there; make it with `puna sample RECIPE`.")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    return {r["task"]: sum(a["correct"] for a in r["answers"]) / len(r["answers"]) for r in records}
 
 
 def _append(path: Path, drawn: Sequence[Samples]) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from puna.core import console
 from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.model.adapter_config import AdapterConfig
 from puna.model.transformer import Transformer
 from puna.post.policy import PolicyConfig
+from puna.post.rejection import Task
 from puna.stages.checkable import CodeConfig, code_tasks, code_verifier
 from puna.stages.exercise_data import ExerciseConfig, tasks, verify_exercise
 from puna.stages.stage import PlanRow, Stage, StageRecipe
@@ -29,6 +31,11 @@ class PpoRecipe(StageRecipe):
     """Questions whose answers can be checked: a right answer is worth `policy.verifier_weight`."""
     code: CodeConfig | None = None
     """Programming problems: a program that passes its tests is worth `policy.verifier_weight`."""
+    samples: Path | None = None
+    """A `puna sample` run over the same exercises: those that its model got right too rarely or too often are left
+    out, since answers that are all right or all wrong teach nothing."""
+    right_between: tuple[float, float] = (0.05, 0.95)
+    """Bounds of the share of right answers in `samples`, both included."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs; their last answer, if there is one, is left out. They need a reward model."""
     reward_model: Path | None = None
@@ -58,12 +65,15 @@ class PpoRecipe(StageRecipe):
             raise ValueError("give one of [exercises], [code] and prompts: their answers are judged differently")
         if self.adapter is not None and self.adapter.dropout:
             raise ValueError("adapter.dropout must be 0: with dropout the answers are not the policy's own")
+        if self.samples is not None and self.exercises is None:
+            raise ValueError("samples says how hard exercises are; give the [exercises] table of that run")
         return self
 
 
 def inputs(recipe: PpoRecipe) -> Mapping[str, Path]:
     """The checkpoints and the files of prompts."""
     named = {"start_from": recipe.start_from, "reward_model": recipe.reward_model, "critic": recipe.critic}
+    named |= {"samples": recipe.samples}
     files = {f"prompts.{i}": path for i, path in enumerate(recipe.prompts)}
     files |= {f"code.files.{i}": path for i, path in enumerate(recipe.code.files if recipe.code else ())}
     return {**{key: path for key, path in named.items() if path is not None}, **files}
@@ -93,7 +103,7 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     from puna.post.dialogs import read_prompts
     from puna.post.policy import PolicyLoss, attach_critic, critic_of
     from puna.post.policy_batches import PolicyBatches
-    from puna.post.rejection import Task, Verifier
+    from puna.post.rejection import Verifier, right_shares
     from puna.post.reward import Scorer
     from puna.post.rollout import Judge
     from puna.tokenizer.chat_format import prompt
@@ -113,6 +123,9 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     verifier: Verifier | None = None
     if recipe.exercises is not None:
         asked, verifier = tasks(recipe.exercises), verify_exercise
+        if recipe.samples is not None:
+            asked = of_middling_difficulty(asked, right_shares(recipe.samples), recipe.right_between)
+            console.say(f"{len(asked)} of {recipe.exercises.n} exercises are neither too easy nor too hard")
     elif recipe.code is not None:
         asked, verifier = code_tasks(recipe.code), code_verifier(recipe.code)
     else:
@@ -160,6 +173,23 @@ def run(recipe: PpoRecipe, folder: RunFolder) -> None:
     if settings.method == "ppo":
         critic = critic_of(model)
         save_model(folder.path / CRITIC, critic, critic.config, tokenizer=tokenizer, card=Card(name="critic"))
+
+
+def of_middling_difficulty(
+    asked: Sequence[Task], shares: Mapping[str, float], bounds: tuple[float, float]
+) -> list[Task]:
+    """The tasks whose share of right answers lies within bounds.
+
+    Raises:
+        UsageError: The shares are of other tasks.
+    """
+    unknown = [task.id for task in asked if task.id not in shares]
+    if unknown:
+        raise UsageError(
+            f"samples does not know {len(unknown)} of {len(asked)} exercises ({unknown[0]!r} is the first); give the "
+            "same [exercises] table as that run has"
+        )
+    return [task for task in asked if bounds[0] <= shares[task.id] <= bounds[1]]
 
 
 def score_model(path: Path) -> Transformer:
