@@ -38,6 +38,8 @@ def find_recipe(text: str | Path) -> Path:
     siblings = [str(p) for p in given.parent.glob("*.toml")] if given.parent.is_dir() else []
     near = difflib.get_close_matches(str(given), [*known, *siblings], n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else f" Recipes by name: {', '.join(known) or 'none'}."
+    if "=" in given.name:
+        hint = " The recipe comes first, then key=value."
     raise MissingError(f"recipe {given} is not there.{hint}")
 
 
