@@ -108,6 +108,7 @@ def test_steps_in_the_backward_are_the_same_steps_and_resume(base):
     assert equal(inside, session(base / "cut", config)[0])
 
 
+@pytest.mark.slow  # bf16 products on a CPU, and the measure of their rate
 def test_in_bf16_adapters_and_steps_in_the_backward_work_on_masters(base):
     adapter = AdapterConfig(rank=4)
     whole, losses = session(base / "whole", settings(6, precision="bf16"), adapter=adapter)
