@@ -31,6 +31,7 @@ from puna.core.errors import UsageError
 from puna.core.files import atomic_open
 from puna.core.generator import Generator, Sampling
 from puna.core.run_folder import RunFolder
+from puna.model.projection import adapters_off
 from puna.model.transformer import Transformer
 from puna.post.policy import (
     PolicyBatch,
@@ -92,7 +93,8 @@ class PolicyBatches:
         judge: What answers are worth.
         make_generator: A fresh generator over the policy's weights as they are.
         encode: The ids that it reads for a task.
-        reference: The model that the policy is tied to, needed when the KL coefficient is above 0.
+        reference: The model that the policy is tied to, needed when the KL coefficient is above 0; the policy itself
+            where it has adapters, which are then off.
         pad: Token id of the padding.
         run: Receives rollouts in `work/`, and a record of each iteration in the metrics.
         accumulation: Batches that make one step of the loop.
@@ -242,7 +244,8 @@ class PolicyBatches:
             lp_T = answer_logprobs(self._model, *packed, temperature=config.temperature)
             old[place] = lp_T.float().cpu().numpy()
             if self._reference is not None and config.kl_coefficient:
-                lp_T = answer_logprobs(self._reference, *packed, temperature=config.temperature)
+                with adapters_off(self._reference):
+                    lp_T = answer_logprobs(self._reference, *packed, temperature=config.temperature)
                 reference[place] = lp_T.float().cpu().numpy()
             if config.method == "ppo":
                 values[place] = answer_values(critic_of(self._model), *packed[:2]).float().cpu().numpy()
