@@ -264,7 +264,7 @@ TINY = {
 start_from = "start"
 exercises = { n = 9000, seed = 1, kinds = KINDS, levels = [1] }
 data = { rows = 8, sequence_length = 128 }
-train = { steps = 300, optim = { lr = 6e-3 }, schedule = { warmup_steps = 10 } }
+train = { steps = 240, optim = { lr = 6e-3 }, schedule = { warmup_steps = 10 } }
 """,
     "sample": """out = "runs/pairs"
 model = "runs/sft"
@@ -374,7 +374,7 @@ def main() -> None:
     choose_waiting()
     keep_freed_memory()
     if args.quick:
-        args.questions, args.hack_steps = min(args.questions, 200), min(args.hack_steps, 20)
+        args.questions, args.hack_steps = min(args.questions, 120), min(args.hack_steps, 20)
         args.page = args.page and args.page.absolute()
         with tempfile.TemporaryDirectory(prefix="puna-pass-at-k-") as folder, chdir(folder):
             tiny_runs()
