@@ -103,7 +103,7 @@ def test_the_environment_is_empty(box, monkeypatch):
 def test_there_is_no_network(any_box):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        code = f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)"
+        code = f"import socket\ns = socket.socket()\ns.settimeout(1)\ns.connect(('127.0.0.1', {port}))"
         assert refused(any_box, code)
         assert refused(
             any_box, f"import socket\ns = socket.socket(type=socket.SOCK_DGRAM)\ns.sendto(b'x', ('127.0.0.1', {port}))"

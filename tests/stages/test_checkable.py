@@ -51,7 +51,7 @@ def test_references_are_right_and_wrong_answers_are_counted_by_outcome(config, v
     assert isinstance(verifier, BatchVerifier)
     answers = [(task, task.reference or "") for task in tasks]
     answers += [(tasks[0], "```python\ndef add(a, b):\n    return 3\n```"), (tasks[0], "```python\n```")]
-    answers += [(tasks[1], "```python\nimport os\nos._exit(0)\n```")]
+    answers += [(tasks[0], "```python\nimport os\nos._exit(0)\n```")]
     found = verdicts(verifier, answers)
     assert [(v.correct, v.reason) for v in found] == [
         (True, "correct"),

@@ -7,7 +7,7 @@ import click
 from puna.cli.stage_verb import HELP, examples
 
 
-@click.group("recipes", context_settings=HELP)
+@click.group("recipes", context_settings=HELP, epilog=examples("puna recipes ls", "puna recipes validate demo"))
 def command() -> None:
     """List, copy, print and check recipes.
 
