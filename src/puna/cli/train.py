@@ -1,9 +1,11 @@
 """`puna train`: pretrain a model on packed shards; `--dry-run --world-size N` rehearses one rank of a large run."""
 
+import re
 from typing import Any
 
 import click
 
+from puna.cli.numbers import FiniteRange
 from puna.cli.stage_verb import stage_command
 
 LLAMA3_FAILURES = 2.2e-5
@@ -32,7 +34,7 @@ for _option in (
     click.Option(["--gpu"], help="With --world-size: the card; default: H100."),
     click.Option(
         ["--failures"],
-        type=float,
+        type=FiniteRange(min=0),
         help="With --world-size: interruptions an hour and GPU; default: 2.2e-5, as Llama 3's.",
     ),
     click.Option(["--json", "as_json"], is_flag=True, help="With --world-size: one JSON object as the last line."),
@@ -67,6 +69,10 @@ def _callback(world_size: int | None, gpu: str | None, failures: float | None, a
     from puna.stages.dry_run import dry_run
     from puna.stages.pretrain import PretrainRecipe
 
+    if gpu is not None and re.match(r"\s*\d+\s*[xX*]", gpu):
+        raise click.UsageError(
+            f"--gpu is the kind of card alone, for example H100; --world-size says how many, got {gpu}"
+        )
     resolved = config.load(PretrainRecipe, recipes.find_recipe(rest["recipe"]), rest["overrides"])
     failures = LLAMA3_FAILURES if failures is None else failures
     dry_run(resolved.config, world_size=world_size, gpu=gpu or "H100", failures=failures, as_json=as_json)

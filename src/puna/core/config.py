@@ -200,6 +200,14 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
         return f"{origin}: unknown key {key!r}.{hint}"
     if detail["type"] == "missing":
         return f"{origin}: {key!r} must be given"
+    if detail["type"] == "union_tag_invalid":
+        allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(detail["ctx"]["tag"], allowed, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join(allowed)}."
+        name = detail["ctx"]["discriminator"].strip("'")
+        return f"{origin}: {key}.{name} is {detail['ctx']['tag']!r}. {hint}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{origin}: {key}.{detail['ctx']['discriminator'].strip(chr(39))} must be given"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     for python, plain in _PLAIN_WORDS:
         message = re.sub(python, plain, message)
@@ -270,6 +278,24 @@ def _describe(config: Config, prefix: str, origins: Mapping[str, str]) -> Iterat
                 origins.get(key, "default"),
                 " ".join((field.description or "").split()),
             )
+
+
+def describe_defaults(schema: type[Config], prefix: str = "") -> list[Field]:
+    """Every leaf of a config class with its default; what has none says that it must be given."""
+    rows = list[Field]()
+    for name, field in schema.model_fields.items():
+        key, meaning = f"{prefix}{name}", " ".join((field.description or "").split())
+        if not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, Config):
+                rows += _describe(value, f"{key}.", {})
+            else:
+                rows.append(Field(key, _toml_value(_plain(value)), "default", meaning))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            rows += describe_defaults(field.annotation, f"{key}.")
+        else:
+            rows.append(Field(key, "?", "must be given", meaning))
+    return rows
 
 
 def _plain(value: Any) -> Any:

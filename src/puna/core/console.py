@@ -7,6 +7,7 @@ ranks only warn, with `[rank 3]` in front.
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ _logger.addHandler(logging.NullHandler())
 _logger.propagate = False
 
 _PLAIN_INTERVAL_SECONDS = 10.0
+_NUMBER = re.compile(r"(?:[-+~]?[.,\d]+(?:e[-+]?\d+)? ?[A-Za-z%/]{0,5}|-|nan|inf)?")
+"""Cells of a column that is aligned right."""
 
 
 def rank() -> int:
@@ -80,14 +83,14 @@ def write(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; columns whose cells are all numbers are aligned right."""
+    """Print a table; columns whose cells are all numbers, with a unit or without, are aligned right."""
     text_rows = [[str(cell) for cell in row] for row in rows]
     _logger.info("%s\n%s", title, "\n".join(" | ".join(row) for row in [list(columns), *text_rows]))
     if rank() != 0:
         return
     grid = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(columns):
-        numeric = all(row[index][:1].isdigit() or row[index][:1] in "-+." for row in text_rows) and bool(text_rows)
+        numeric = bool(text_rows) and all(_NUMBER.fullmatch(row[index]) for row in text_rows)
         grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in text_rows:
         grid.add_row(*(escape(cell) for cell in row))

@@ -3,11 +3,11 @@
     L_i(w) = c_i + exp(b_i + t_i . f(w))     for each validation domain i and mix w, shares of the training domains
 
 Small models rank mixes as large ones do, so a law fitted on runs of a million parameters picks the mix for a large one.
-`f(w) = w` is the published log-linear law. `f(w) = sqrt(w)`, the default, says that the first per cent of a domain
-brings more than the fiftieth; on RegMix's runs it ranks far better (median Spearman over the validation domains of the
-60M runs .99 against .97). A start with `c` just under the least loss and a least-squares fit of `log(L - c)` is
-followed by Levenberg-Marquardt steps on the losses with Huber weights. `c` is free: held under the least loss of noisy
-runs, it sticks there and the fit is bad.
+`f(w) = w ** power`: 1 is the published log-linear law, less says that the first per cent of a domain brings more than
+the fiftieth. `choose_power` picks it by cross-validation on the small runs alone; runs that are to test the law must
+not choose its form (`benchmarks/mixing_law.py` does both on RegMix's runs). A start with `c` just under the least loss
+and a least-squares fit of `log(L - c)` is followed by Levenberg-Marquardt steps on the losses with Huber weights. `c`
+is free: held under the least loss of noisy runs, it sticks there and the fit is bad.
 
 `best_mix` minimises a weighted sum of predicted losses with a pull towards a prior and caps on how often a domain may
 be repeated.
@@ -18,20 +18,21 @@ the cap.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from puna.core.errors import UsageError
 
-Shape = Literal["root", "share"]
-"""What of a share enters the exponent: its square root, or itself."""
+POWERS = (1.0, 0.75, 0.5, 0.35, 0.25)
+"""Forms of the law that `choose_power` compares."""
 
 _START_FLOOR = 0.99  # of the least loss
 _STEPS = 200
 _HUBER = 0.05  # nats; larger residuals count linearly
 _RIDGE = 1e-6  # shares sum to 1: without it there is no one answer
+_LEAST = 1e-8  # damping: shares sum to 1, so the undamped system has no one answer
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class MixingLaw:
         floor: `[T]` c, in nats.
         intercept: `[T]` b.
         slope: `[T, D]` t.
-        shape: What of a share enters.
+        power: Shares enter the exponent to this power.
     """
 
     domains: tuple[str, ...]
@@ -52,11 +53,11 @@ class MixingLaw:
     floor: NDArray[np.float64]
     intercept: NDArray[np.float64]
     slope: NDArray[np.float64]
-    shape: Shape = "root"
+    power: float = 0.5
 
     def predict(self, mixes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Losses of mixes: `[n, D]` to `[n, T]`."""
-        return self.floor + np.exp(self.intercept + _enter(np.atleast_2d(mixes), self.shape) @ self.slope.T)
+        return self.floor + np.exp(self.intercept + np.atleast_2d(mixes) ** self.power @ self.slope.T)
 
 
 def fit_mixing_law(
@@ -65,7 +66,7 @@ def fit_mixing_law(
     *,
     domains: Sequence[str],
     targets: Sequence[str],
-    shape: Shape = "root",
+    power: float = 0.5,
 ) -> MixingLaw:
     """Fit the law of every target.
 
@@ -74,7 +75,7 @@ def fit_mixing_law(
         losses: `[n, T]` in nats.
         domains: Names of the columns of `mixes`.
         targets: Names of the columns of `losses`.
-        shape: What of a share enters.
+        power: Shares enter the exponent to this power; see `choose_power`.
 
     Raises:
         UsageError: Fewer runs than the law has numbers, or losses that are no losses.
@@ -86,14 +87,59 @@ def fit_mixing_law(
         raise UsageError(f"{len(mixes)} runs cannot fix {mixes.shape[1] + 2} numbers; make more small runs")
     if not np.isfinite(losses).all() or (losses <= 0).any():
         raise UsageError("a loss is not finite and positive; leave that run out")
-    design = np.column_stack([np.ones(len(mixes)), _enter(mixes, shape)])
+    design = np.column_stack([np.ones(len(mixes)), mixes**power])
     fits = [_fit_one(design, losses[:, target]) for target in range(losses.shape[1])]
     floor, intercept, slope = (np.array([fit[i] for fit in fits]) for i in range(3))
-    return MixingLaw(tuple(domains), tuple(targets), floor, intercept, slope, shape)
+    return MixingLaw(tuple(domains), tuple(targets), floor, intercept, slope, power)
 
 
-def _enter(mixes: NDArray[np.float64], shape: Shape) -> NDArray[np.float64]:
-    return np.sqrt(mixes) if shape == "root" else mixes
+@dataclass(frozen=True)
+class Trial:
+    """How well a form of the law foretells small runs that it was not fitted on.
+
+    Attributes:
+        power: The form.
+        rank: `[T]` Spearman correlation of predicted and true losses of the held-out runs.
+        error: `[T]` root mean square of predicted minus true, in nats.
+    """
+
+    power: float
+    rank: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+def choose_power(
+    mixes: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    *,
+    powers: Sequence[float] = POWERS,
+    folds: int = 8,
+    seed: int = 0,
+) -> tuple[float, list[Trial]]:
+    """The form of the law that foretells held-out runs best: largest median rank correlation over the targets.
+
+    Args:
+        mixes: `[n, D]` shares.
+        losses: `[n, T]` in nats.
+        powers: The forms to compare.
+        folds: Parts; each is foretold by laws fitted on the others.
+        seed: Of the parts.
+
+    Returns:
+        The power, and the trial of each.
+    """
+    parts = np.random.default_rng(seed).permutation(len(mixes)) % folds
+    names, targets = [str(i) for i in range(mixes.shape[1])], [str(i) for i in range(losses.shape[1])]
+    trials = []
+    for power in powers:
+        predicted = np.empty_like(losses)
+        for part in range(folds):
+            seen = parts != part
+            law = fit_mixing_law(mixes[seen], losses[seen], domains=names, targets=targets, power=power)
+            predicted[~seen] = law.predict(mixes[~seen])
+        rank = np.array([spearman(predicted[:, t], losses[:, t]) for t in range(losses.shape[1])])
+        trials.append(Trial(power, rank, np.sqrt(np.mean((predicted - losses) ** 2, axis=0))))
+    return max(trials, key=lambda trial: float(np.median(trial.rank))).power, trials
 
 
 def _fit_one(design: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[float, float, NDArray[Any]]:
@@ -110,7 +156,12 @@ def _fit_one(design: NDArray[np.float64], loss: NDArray[np.float64]) -> tuple[fl
         step = np.linalg.solve(square + damping * np.diag(np.diag(square) + _RIDGE), scaled.T @ residual)
         new_error = _huber(loss - floor - step[0] - np.exp(np.minimum(design @ (weights + step[1:]), 30)))
         if new_error < error:
-            error, floor, weights, damping = new_error, floor + float(step[0]), weights + step[1:], damping / 3
+            error, floor, weights, damping = (
+                new_error,
+                floor + float(step[0]),
+                weights + step[1:],
+                max(damping / 3, _LEAST),
+            )
         else:
             damping *= 4
     return floor, float(weights[0]), weights[1:]
@@ -169,8 +220,8 @@ def best_mix(
     weights = _within_caps(prior, limit)
     rate = min(rate, 0.5 / kl) if kl > 0 else rate  # longer steps along a strong pull would swing
     for _ in range(steps):
-        reducible = np.exp(law.intercept + law.slope @ _enter(weights, law.shape))
-        entering = 0.5 / np.sqrt(np.maximum(weights, 1e-6)) if law.shape == "root" else 1.0
+        reducible = np.exp(law.intercept + law.slope @ weights**law.power)
+        entering = law.power * np.maximum(weights, 1e-6) ** (law.power - 1)
         gradient = entering * (law.slope.T @ (importance * reducible)) + kl * (
             np.log(np.maximum(weights, 1e-12) / prior) + 1
         )

@@ -28,6 +28,11 @@ from puna.planner.published import Published, read_published
 from puna.planner.search import Found, reasons, search
 from puna.planner.shape import Shape, from_config, is_sparse, named_shape
 
+STORAGE_BYTES_PER_SECOND = 2e9
+"""Taken for what a node writes to its storage."""
+
+PROVENANCE = "tuned software on published clusters, to which the planner is fitted; this trainer was not measured"
+
 LOW_PRECISION = {"ampere": ("bf16",), "hopper": ("bf16", "fp8"), "blackwell": ("bf16", "fp8", "fp4")}
 """What the tensor cores of each architecture multiply in."""
 
@@ -143,7 +148,8 @@ def _show(question: Question, cluster: Cluster, found: Found) -> None:
     work = best.work
     console.say(
         f"{question.model} on {cluster}: {work.global_batch:,} sequences of {work.seq_len:,} tokens a step "
-        f"({work.tokens:,} tokens), {work.precision}; {found.tried:,} layouts can be built, {found.fitting:,} fit"
+        f"({work.tokens:,} tokens{_as_asked(question, work)}), {work.precision}; {found.tried:,} layouts can be built, "
+        f"{found.fitting:,} fit"
     )
     console.table("", ["#", "layout", *_COLUMNS], [_row(i, e) for i, e in enumerate(found.best, 1)])
     for index, layout in enumerate(found.best, 1):
@@ -153,6 +159,11 @@ def _show(question: Question, cluster: Cluster, found: Found) -> None:
             console.say(f"   {reason}")
     for line in run_rows(best):
         console.say(line)
+
+
+def _as_asked(question: Question, work: Workload) -> str:
+    asked = question.batch_tokens
+    return "" if work.tokens == asked else f"; {asked:,} were asked for, a step holds whole sequences"
 
 
 _COLUMNS = ("micro-batches", "recompute", "step s", "tok/s/GPU", "TFLOPS", "MFU", "GiB")
@@ -187,10 +198,13 @@ def run_rows(best: Estimate) -> Sequence[str]:
     """What a long run of a layout may expect: checkpoints and goodput."""
     shape, n = best.work.shape, best.work.cluster.n_gpus
     stall = goodput.stall_seconds(shape, n)
-    expected = goodput.expected_goodput(n, stall=stall)
+    nodes = max(1, n // best.work.cluster.gpu.node_gpus)
+    writing = goodput.checkpoint_seconds(shape, writers=nodes, bytes_per_second=STORAGE_BYTES_PER_SECOND)
+    expected = goodput.expected_goodput(n, stall=stall, write_seconds=writing)
     size = goodput.checkpoint_bytes(shape)
     return (
-        "\nTFLOPS count half of the attention (causal), MFU all of it (full) over the 16-bit peak.",
+        f"\nSpeeds are those of {PROVENANCE}.",
+        "TFLOPS count half of the attention (causal), MFU all of it (full) over the 16-bit peak.",
         f"Checkpoint: {console.short_bytes(size)}, {console.short_bytes(size / n)} a GPU, {stall:.2g} s of "
         f"waiting each.",
         f"At Llama 3's rate of failures: one in {expected.hours_to_interruption:.3g} h; with a checkpoint every "
@@ -311,7 +325,9 @@ def evaluate_file(path: Path, *, as_json: bool = False) -> dict[str, Any]:
     console.table("", ["source", "n", "median", "p90", "bias"], by_group(rows, errors, fitting.sources(rows)))
     console.table("the ten worst", ["line", "error", "configuration"], worst(rows, errors, 10))
     for reason, count in result["skipped"].items():
-        console.say(f"skipped {count}: {reason}")
+        lines = [str(line) for line, why in skipped if why == reason]
+        shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
+        console.say(f"skipped {count} (line {shown}): {reason}")
     return result
 
 

@@ -11,10 +11,20 @@ from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.data.mix import MixConfig, Mixed, resolve_mix
 from puna.data.shards import ShardSet
+from puna.model.adapter_config import AdapterConfig
 from puna.model.config import SIZES, ModelConfig
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet, prepare_alone
+from puna.stages.training import (
+    NEUTRAL,
+    adapted_model,
+    check_context,
+    cost_rows,
+    first_model,
+    meet,
+    prepare_alone,
+    refuse_layout,
+)
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
 from puna.train.ramp import BatchPhase, Ramp, resolve_ramp
@@ -62,6 +72,8 @@ class PretrainRecipe(StageRecipe):
     """For a continued model: a longer context."""
     data: TokensConfig
     """The tokens."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     ramp: tuple[BatchPhase, ...] = ()
@@ -75,6 +87,9 @@ class PretrainRecipe(StageRecipe):
             raise ValueError("give tokenizer for a new model, or start_from to continue one: one of the two")
         if self.start_from is None and self.context != ContextChoice():
             raise ValueError("context is for a continued model; a new one has model.max_seq_len and model.rope_scaling")
+        if self.adapter is not None and (self.start_from is None or self.context != ContextChoice()):
+            raise ValueError("an adapter needs start_from, and keeps its base's context: leave [context] out")
+        refuse_layout(self.parallel, self.adapter)
         return self
 
 
@@ -118,6 +133,7 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
         rows=recipe.data.rows,
         sequence_length=recipe.data.sequence_length,
         tokens=ramp.tokens_at(recipe.train.steps),
+        adapter=recipe.adapter,
     )
     if not recipe.ramp:
         return rows
@@ -188,7 +204,10 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         sequence_length=data.sequence_length,
         accumulations=ramp.batches,
     )
-    model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    if recipe.adapter is not None and recipe.start_from is not None:
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+    else:
+        model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
     if ranks is None:
         prepare_alone(model, recipe.parallel)
     check_context(shape, recipe.data.sequence_length)

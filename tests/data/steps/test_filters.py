@@ -75,11 +75,11 @@ _words = st.lists(st.sampled_from(["a", "bb", "ccc", "dd"]), max_size=40)
 @given(_words, st.integers(2, 6))
 def test_ngram_measures_equal_their_naive_twins(words, n):
     lengths = [len(w) for w in words]
-    assert gopher.top_ngram_characters(words, lengths, n) == naive.top_ngram_characters(words, n)
-    covered = gopher.duplicate_ngram_characters(words, lengths, n)
-    assert covered == naive.duplicate_ngram_characters(words, n)
-    # what lets the filter stop early: coverage can only fall as n grows
-    assert naive.duplicate_ngram_characters(words, n + 1) <= covered
+    top = gopher.top_ngram_characters(gopher.count_ngrams(words, n), words, lengths)
+    assert top == naive.top_ngram_characters(words, n)
+    covered = gopher.duplicate_ngram_characters(words, lengths, range(n, n + 4))
+    assert covered == {k: naive.duplicate_ngram_characters(words, k) for k in range(n, n + 4)}
+    assert gopher.duplicate_ngram_characters(words, lengths, [n]) == {n: covered[n]}
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from pydantic import Field
 from puna.data.document import Document
 from puna.data.steps.step import KEPT, Edit, Edited, StepConfig, Verdict
 
-_END_MARKS = (".", "?", "!", '"', "。", "？", "！", "।", "؟", "”", "။", "።")
+END_MARKS = (".", "?", "!", '"', "。", "？", "！", "।", "؟", "”", "။", "።")
 _ELLIPSIS = "..."
-_CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-_POLICY = (
+CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
+POLICY = (
     "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies",
 )  # fmt: skip
 _SENTENCE = re.compile(r"[.!?…。！？।؟](?:[\"'”’)\]]*)(?:\s+|$)|\n")
@@ -66,7 +66,7 @@ def _one(document: Document, config: C4Config) -> Edited:
         if not line:
             continue
         if config.citations and "[" in line:
-            line = _CITATION.sub("", line).strip()
+            line = CITATION.sub("", line).strip()
         rule = _line_rule(line, config)
         if rule:
             counts[rule] += 1
@@ -88,14 +88,14 @@ def _line_rule(line: str, config: C4Config) -> str:
     words = line.split()
     if config.max_word_characters < len(line) and any(len(word) > config.max_word_characters for word in words):
         return "lines with a long word"
-    if config.end_marks and (not line.endswith(_END_MARKS) or line.endswith(_ELLIPSIS)):
+    if config.end_marks and (not line.endswith(END_MARKS) or line.endswith(_ELLIPSIS)):
         return "lines without an end mark"
     if len(words) < config.min_line_words:
         return "short lines"
     lowered = line.lower()
     if config.javascript and "javascript" in lowered:
         return "lines about javascript"
-    if config.policy and any(phrase in lowered for phrase in _POLICY):
+    if config.policy and any(phrase in lowered for phrase in POLICY):
         return "lines about policy"
     return ""
 

@@ -9,7 +9,6 @@ group's median. The paper publishes no threshold. Words are hashed into 2^16 cel
 Source: "The Llama 3 Herd of Models" (arXiv:2407.21783), section 3.1.1, heuristic filtering.
 """
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from puna.data.steps.step import Barrier, Decision, Part, Question, StepConfig
 from puna.data.words import words
 
 CELLS = 1 << 16
+_SHOWN = 20  # groups, on the page
 
 
 class DivergenceConfig(StepConfig):
@@ -122,9 +122,20 @@ def _limits(
             limits[key] = max(float(np.quantile(values, 1 - config.drop_fraction)), middle + config.min_excess)
             table[key] = {"documents": len(values), "median": round(middle, 4), "limit": round(limits[key], 4)}
     write_json(question.report / "groups.json", table)
-    rows = [[f"{key} words 2^", json.dumps(value)] for key, value in table.items()][:20]
+    rows = [
+        [_named(key), f"{row['documents']} documents, median {row['median']:.2f} nats, limit {row['limit']:.2f}"]
+        for key, row in list(table.items())[:_SHOWN]
+    ]
+    if left := len(by_group) - len(table):
+        rows.append([f"groups of fewer than {config.min_group} documents, left alone", str(left)])
     write_json(question.report / "summary.json", {"rows": rows})
     return limits
+
+
+def _named(key: str) -> str:
+    """`en/prose/7` for a reader."""
+    *group, octave = key.split("/")
+    return f"{', '.join(filter(None, group))}: {2 ** int(octave)} to {2 ** (int(octave) + 1) - 1} words"
 
 
 DIVERGENCE = Barrier(

@@ -13,7 +13,7 @@ from puna.data.steps.gopher import duplicates
 from puna.data.steps.step import Filter, Scores, StepConfig, Verdict, above, below, each, first_no
 from puna.data.words import words
 
-_END_MARKS = (
+END_MARKS = (
     ".", "!", "?", "…", "。", "！", "？", "．", "।", "॥", "؟", "۔", "։", "။", "።", "᙮", "᠃", "꓿", "꘎", "꛳",
     '"', "”", "'", "’",
 )  # fmt: skip
@@ -44,7 +44,7 @@ def _measure(document: Document, config: FineWebConfig) -> Scores:
     _, characters = duplicates(lines)
     return {
         "lines": len(lines),
-        "end_marks": sum(line.rstrip().endswith(_END_MARKS) for line in lines) / len(lines),
+        "end_marks": sum(line.rstrip().endswith(END_MARKS) for line in lines) / len(lines),
         "short_lines": sum(len(line) <= config.short_line_characters for line in lines) / len(lines),
         "duplicate_line_characters": characters / max(1, len(text.replace("\n", ""))),
         "newlines": text.count("\n") / max(1, len(words(text, document.language))),

@@ -8,8 +8,9 @@ only n-gram. Characters covered by duplicated n-grams are counted once, however 
 Source: Rae et al., "Scaling Language Models: Methods, Analysis & Insights from Training Gopher", 2021, appendix A.1.
 """
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from puna.data.document import Document
 from puna.data.steps.step import Filter, Scores, StepConfig, Verdict, above, below, each, first_no
 from puna.data.words import words
 
-_BULLETS = ("•", "‣", "▪", "●", "◦", "- ", "* ", "– ")
+BULLETS = ("•", "‣", "▪", "●", "◦", "- ", "* ", "– ")
 _ELLIPSES = ("...", "…")
 _ENGLISH = ("the", "be", "to", "of", "and", "that", "have", "with")
 
@@ -77,8 +78,8 @@ def _quality(document: Document, config: GopherQualityConfig) -> Scores:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     n = len(found)
     common = set(config.stop_words)
-    distinct = set(found)
-    plain = common & distinct
+    distinct = Counter(found)
+    plain = common & distinct.keys()
     if len(plain) < len(common):
         plain |= common & {word.strip(".,;:!?\"'()[]").lower() for word in distinct}
     return {
@@ -86,9 +87,12 @@ def _quality(document: Document, config: GopherQualityConfig) -> Scores:
         "mean_word_length": sum(map(len, found)) / n,
         "hash_ratio": text.count("#") / n,
         "ellipsis_ratio": sum(text.count(mark) for mark in _ELLIPSES) / n,
-        "bullet_lines": sum(line.startswith(_BULLETS) for line in lines) / len(lines),
+        "bullet_lines": sum(line.startswith(BULLETS) for line in lines) / len(lines),
         "ellipsis_lines": sum(line.endswith(_ELLIPSES) for line in lines) / len(lines),
-        "alphabetic_words": sum(word.isalpha() or any(map(str.isalpha, word)) for word in found) / n,
+        "alphabetic_words": sum(
+            times for word, times in distinct.items() if word.isalpha() or any(map(str.isalpha, word))
+        )
+        / n,
         "stop_words": len(plain),
     }
 
@@ -126,13 +130,10 @@ def _repetition(document: Document, config: GopherRepetitionConfig) -> Scores:
     numbers = [ids.setdefault(word, len(ids)) for word in found]
     lengths = list(map(len, found))
     for n in (2, 3, 4):
-        scores[f"top_{n}gram"] = top_ngram_characters(numbers, lengths, n) / len(text)
-    for n in range(5, 11):
-        covered = duplicate_ngram_characters(numbers, lengths, n)
+        counts = count_ngrams(numbers, n)
+        scores[f"top_{n}gram"] = top_ngram_characters(counts, numbers, lengths) / len(text)
+    for n, covered in duplicate_ngram_characters(numbers, lengths, range(5, 11)).items():
         scores[f"duplicate_{n}grams"] = covered / len(text)
-        if not covered:  # a repeated (n+1)-gram is made of repeated n-grams, so coverage can only fall as n grows
-            scores |= {f"duplicate_{k}grams": 0.0 for k in range(n + 1, 11)}
-            break
     return scores
 
 
@@ -170,37 +171,69 @@ def duplicates(parts: Sequence[str]) -> tuple[int, int]:
     return repeats, characters
 
 
-def top_ngram_characters(numbers: Sequence[int], lengths: Sequence[int], n: int) -> int:
+def count_ngrams(numbers: Sequence[int], n: int) -> Counter[tuple[int, ...]]:
+    """How often each n-gram occurs.
+
+    Args:
+        numbers: The words as numbers, equal words the same number.
+        n: Words in an n-gram.
+    """
+    return Counter(_ngrams(numbers, n))
+
+
+def top_ngram_characters(counts: Counter[tuple[int, ...]], numbers: Sequence[int], lengths: Sequence[int]) -> int:
     """Characters in all occurrences of the most frequent n-gram (the longest of equally frequent ones); 0 if unique.
+
+    Args:
+        counts: Of the n-grams.
+        numbers: The words as numbers.
+        lengths: Characters of each word.
+    """
+    most = max(counts.values(), default=0)
+    if most < 2:
+        return 0
+    length = dict(zip(numbers, lengths, strict=True))
+    return most * max(sum(length[word] for word in gram) for gram, count in counts.items() if count == most)
+
+
+def duplicate_ngram_characters(numbers: Sequence[int], lengths: Sequence[int], sizes: Sequence[int]) -> dict[int, int]:
+    """Characters of the words that lie in an n-gram seen before, each word counted once, for each n.
+
+    An n-gram that repeats begins with an (n-1)-gram that repeats, so each n looks only where the one before it found
+    repeats: few places.
 
     Args:
         numbers: The words as numbers, equal words the same number.
         lengths: Characters of each word.
-        n: Words in an n-gram.
+        sizes: The n, rising.
     """
-    grams = Counter(zip(*(numbers[i:] for i in range(n)), strict=False))
-    most = max(grams.values(), default=0)
-    if most < 2:
-        return 0
-    length = dict(zip(numbers, lengths, strict=True))
-    return most * max(sum(length[word] for word in gram) for gram, count in grams.items() if count == most)
+    covered = dict.fromkeys(sizes, 0)
+    places: Sequence[int] = range(len(numbers))
+    for n in sizes:
+        places = places[: bisect_right(places, len(numbers) - n)]
+        grams = [tuple(numbers[at : at + n]) for at in places] if n > sizes[0] else [*_ngrams(numbers, n)]
+        counts = Counter(grams)
+        if len(counts) == len(grams):
+            break
+        seen: set[tuple[int, ...]] = set()
+        repeated: list[int] = []
+        end = 0
+        for at, gram in zip(places, grams, strict=True):
+            if counts[gram] == 1:
+                continue
+            repeated.append(at)
+            if gram in seen:
+                start = max(at, end)
+                end = at + n
+                covered[n] += sum(lengths[start:end])
+            else:
+                seen.add(gram)
+        places = repeated
+    return covered
 
 
-def duplicate_ngram_characters(numbers: Sequence[int], lengths: Sequence[int], n: int) -> int:
-    """Characters of the words that lie in an n-gram seen before, each word counted once."""
-    grams = list(zip(*(numbers[i:] for i in range(n)), strict=False))
-    if len(set(grams)) == len(grams):
-        return 0
-    seen: set[tuple[int, ...]] = set()
-    total = end = 0
-    for at, gram in enumerate(grams):
-        if gram in seen:
-            start = max(at, end)
-            end = at + n
-            total += sum(lengths[start:end])
-        else:
-            seen.add(gram)
-    return total
+def _ngrams(numbers: Sequence[int], n: int) -> Iterator[tuple[int, ...]]:
+    return zip(*(numbers[i:] for i in range(n)), strict=False)
 
 
 GOPHER_QUALITY = Filter(

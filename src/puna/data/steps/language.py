@@ -61,6 +61,12 @@ def _fasttext(path: str) -> Any:
     return need("fasttext", extra="fasttext").load_model(path)
 
 
+def _open_fasttext(config: LanguageConfig) -> Any:
+    if config.model is None:
+        raise MissingError("the engine fasttext needs model=, the path of a fastText file")
+    return _fasttext(str(config.model))
+
+
 def identify(text: str, config: LanguageConfig) -> tuple[str, float]:
     """Language (BCP 47) and confidence, 0 to 1; `("", 0)` for a text without letters."""
     sample = middle(" ".join(text.split()), config.characters)
@@ -69,11 +75,20 @@ def identify(text: str, config: LanguageConfig) -> tuple[str, float]:
     if config.engine == "py3langid":
         language, confidence = _py3langid().classify(sample)
         return str(language), float(confidence)
-    if config.model is None:
-        raise MissingError("the engine fasttext needs model=, the path of a fastText file")
-    labels, values = _fasttext(str(config.model)).predict(sample, k=1)
-    # lid.176 says __label__en, GlotLID __label__eng_Latn
-    return labels[0].removeprefix("__label__").replace("_", "-"), min(1.0, float(values[0]))
+    labels, values = _open_fasttext(config).predict(sample, k=1)
+    return _tag(labels[0]), min(1.0, float(values[0]))
+
+
+def known_languages(config: LanguageConfig) -> list[str]:
+    """Every language that the engine can name, in the form in which `identify` names it."""
+    if config.engine == "py3langid":
+        return list(_py3langid().labels)
+    return [_tag(label) for label in _open_fasttext(config).get_labels()]
+
+
+def _tag(label: str) -> str:
+    """lid.176 says __label__en, GlotLID __label__eng_Latn."""
+    return label.removeprefix("__label__").replace("_", "-")
 
 
 def middle(text: str, n: int) -> str:

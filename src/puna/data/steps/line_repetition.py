@@ -39,7 +39,8 @@ def coverage(line: str, n: int, language: str = "") -> float:
     found = words(line, language)
     ids: dict[str, int] = {}
     lengths = list(map(len, found))
-    return duplicate_ngram_characters([ids.setdefault(w, len(ids)) for w in found], lengths, n) / max(1, sum(lengths))
+    numbers = [ids.setdefault(word, len(ids)) for word in found]
+    return duplicate_ngram_characters(numbers, lengths, [n])[n] / max(1, sum(lengths))
 
 
 def _one(document: Document, config: LineRepetitionConfig) -> Edited:

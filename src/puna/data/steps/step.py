@@ -19,6 +19,7 @@ a pure function of its arguments: no clock, no random state, no order of workers
 `functools.lru_cache` over their path.
 """
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,10 @@ class StepConfig(Config):
         for language, values in self.by_language.items():
             if reserved := {"kind", "by_language", "languages", "domains"} & set(values):
                 raise ValueError(f"by_language.{language} cannot set {', '.join(sorted(reserved))}")
+            for name in sorted(set(values) - set(type(self).model_fields)):
+                near = difflib.get_close_matches(name, type(self).model_fields, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"by_language.{language} has an unknown key {name!r}.{hint}")
             try:
                 self.for_language(language)
             except ValidationError as error:

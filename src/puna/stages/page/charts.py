@@ -1,7 +1,7 @@
 """Charts as inline SVG that follow the page's light or dark colours.
 
 Three forms are enough for a training report: lines over a log or linear x axis (loss), rows of dots with intervals
-(scores), and horizontal bars (funnels, shares of time). Colours are CSS variables `--s1` ... `--s4` of the page, text
+(scores), and horizontal bars (funnels, shares of time). Colours are CSS variables `--s1` ... `--s5` of the page, text
 is `currentColor`, and each chart carries a `<title>` and a `<desc>` for screen readers. All numbers are also given in a
 table beside the chart, so nobody depends on the picture.
 """
@@ -148,7 +148,9 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float, str]], *, unit: str) 
     Returns:
         An `<svg>` element.
     """
-    band, left, right, width, top = 26, 180, 130, 640, 4
+    band, right, width, top = 26, 130, 640, 4
+    # a narrow screen has larger letters, see style.css
+    left = min(300, max(120, round(10.5 * max((len(name) for name, _, _ in bars), default=0)) + 16))
     height = top + band * len(bars) + 4
     longest = max((value for _, value, _ in bars), default=1.0) or 1.0
     parts = [_open(width, height, title, unit)]

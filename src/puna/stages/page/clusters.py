@@ -38,8 +38,6 @@ def _cluster(title: str, cluster: Cluster) -> str:
 def _member(label: str, member: Member) -> str:
     text = member.text if len(member.text) <= _CHARACTERS else member.text[:_CHARACTERS] + " …"
     shown = (
-        html.preformatted(text)
-        if text
-        else html.paragraph('Its text is not in the corpus; keep = "all" keeps every text.')
+        html.excerpt(text) if text else html.paragraph('Its text is not in the corpus; keep = "all" keeps every text.')
     )
     return html.paragraph(f"{label} · {member.id} · {member.url}") + shown

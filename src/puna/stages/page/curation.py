@@ -86,7 +86,7 @@ def _text(entry: Dropped) -> str:
     document = entry.document
     about = f"{document.url} · measured {entry.value:.4g}" + (f" · repeats {entry.twin}" if entry.twin else "")
     text = document.text if len(document.text) <= _CHARACTERS else document.text[:_CHARACTERS] + " …"
-    return html.paragraph(about) + html.preformatted(text)
+    return html.paragraph(about) + html.excerpt(text)
 
 
 def _sources(corpus: Corpus) -> Section:

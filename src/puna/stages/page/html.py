@@ -46,6 +46,11 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
+def excerpt(text: str) -> str:
+    """A piece of a document: its own line ends, and long lines broken."""
+    return f'<pre class="text">{escape(text)}</pre>'
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numeric: Sequence[int] = ()) -> str:
     """A table that scrolls sideways on a narrow screen.
 
