@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from puna.core import config as configs
-from puna.core import console
 from puna.model.config import SIZES
 from puna.planner.estimate import estimate
 from puna.planner.hardware import read_cluster
@@ -165,7 +164,6 @@ def rehearsed(peak: Peak) -> tuple[float, float]:
 def compare(peaks: list[Peak], *, with_rehearsal: bool) -> dict[str, list[float]]:
     """Print a row a peak; errors by predictor."""
     errors: dict[str, list[float]] = {"planner": [], "dry_run": [], "speed": []}
-    table = []
     for peak in peaks:
         planned = (rank_memory(peak.work).total - CONTEXT_BYTES) / GIB
         speed = estimate(peak.work, chunked_logits=False).tokens_per_second_gpu
@@ -176,19 +174,12 @@ def compare(peaks: list[Peak], *, with_rehearsal: bool) -> dict[str, list[float]
             gib, _ = rehearsed(peak)
             errors["dry_run"].append(gib / peak.gib - 1)
             own = f"{gib:.1f} ({gib / peak.gib - 1:+.0%})"
-        table.append(
-            (
-                peak.where,
-                f"{peak.size} {peak.degrees}, {peak.seq}, {peak.precision}",
-                f"{peak.gib:.1f}",
-                own,
-                f"{planned:.1f} ({planned / peak.gib - 1:+.0%})",
-                f"{peak.tokens:,.0f}",
-                f"{speed:,.0f} ({speed / peak.tokens - 1:+.0%})",
-            )
+        layout = f"{peak.size} {peak.degrees}, {peak.seq}, {peak.precision}"
+        print(
+            f"{peak.where:21s} {layout:45s} GiB {peak.gib:5.1f}; dry run {own:>13s}; planner {planned:5.1f} "
+            f"({planned / peak.gib - 1:+.0%}); tok/s/GPU {peak.tokens:6,.0f}; planner {speed:6,.0f} "
+            f"({speed / peak.tokens - 1:+.0%})"
         )
-    columns = ["source", "run", "GiB published", "dry run", "planner", "tok/s/GPU published", "planner"]
-    console.table("torchtitan's runs", columns, table)
     return errors
 
 

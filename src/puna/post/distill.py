@@ -17,9 +17,9 @@ from puna.core.batch import IGNORE, PackedBatch
 from puna.core.config import Config
 from puna.core.errors import UsageError
 from puna.model.divergence import Head, Mixture, distillation_sums
-from puna.model.layout import DocumentLayout
+from puna.model.layout import DocumentLayout, to_device
 from puna.model.transformer import Transformer
-from puna.train.loss import LossOutput, packed_flops, to_device
+from puna.train.loss import LossOutput, packed_flops
 
 
 class DistillConfig(Config):
