@@ -102,10 +102,14 @@ class Sandbox:
         return verdict
 
 
-@functools.cache
 def shared_sandbox(config: SandboxConfig) -> Sandbox:
     """One sandbox for all who want the same settings, until this process ends."""
-    return Sandbox(config)
+    return _shared(config.model_dump_json())
+
+
+@functools.cache
+def _shared(config: str) -> Sandbox:
+    return Sandbox(SandboxConfig.model_validate_json(config))
 
 
 class _Worker:

@@ -254,7 +254,7 @@ def _check_device(recipe: StageRecipe) -> None:
     Raises:
         UsageError: It is not here.
     """
-    device = getattr(getattr(recipe, "train", None), "device", "auto")
+    device: Any = getattr(getattr(recipe, "train", None), "device", "auto")
     if device != "auto":
         from puna.train.machine import choose_machine
 

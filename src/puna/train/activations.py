@@ -85,7 +85,7 @@ class Spill:
         if tensor.nbytes < _SMALL or (tensor.requires_grad and tensor.is_leaf):
             return tensor
         place, shape = self._end, tensor.shape
-        data = memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+        data = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
         self._file.seek(place)
         written = 0
         while written < len(data):
@@ -99,7 +99,7 @@ class Spill:
             return kept
         place, shape, dtype = kept
         out = torch.empty(shape, dtype=dtype)
-        view = memoryview(out.view(-1).view(torch.uint8).numpy())
+        view = out.view(-1).view(torch.uint8).numpy().data
         self._file.seek(place)
         read = 0
         while read < len(view):

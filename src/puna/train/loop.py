@@ -107,7 +107,7 @@ def train(
         console.say(memory)
     worker = ranks or Solo(model, machine)
     weights = worker.weights
-    check_in_backward(config, worker, accumulates=ramp is not None or config.accumulation > 1)
+    check_in_backward(config, worker, accumulates=max(ramp.batches if ramp else [config.accumulation]) > 1)
     spill_to = run.work if machine.device.type == "cpu" else None
     release = keep_less(model, config.activations, folder=spill_to)
     optimizer = build_optimizer(weights.named.items(), config.optim)
