@@ -254,11 +254,11 @@ def _check_device(recipe: StageRecipe) -> None:
     Raises:
         UsageError: It is not here.
     """
-    device: Any = getattr(getattr(recipe, "train", None), "device", "auto")
-    if device != "auto":
+    train = getattr(recipe, "train", None)
+    if train is not None and train.device != "auto":
         from puna.train.machine import choose_machine
 
-        choose_machine(device)
+        choose_machine(train.device)
 
 
 def _show_plan(
