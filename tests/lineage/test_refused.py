@@ -2,7 +2,8 @@
 
 import pytest
 
-from puna.core.errors import UsageError
+from puna.core.errors import CorruptError, UsageError
+from puna.lineage.artifact import read_record
 from puna.lineage.runner import execute
 from puna.lineage.step import Step
 
@@ -34,3 +35,16 @@ def test_a_run_that_made_something_keeps_its_record(tmp_path):
         execute(step(tmp_path / "out", half, weight=1))
     with pytest.raises(UsageError, match="weight"):
         execute(step(tmp_path / "out", write, weight=2))
+
+
+def test_a_run_that_failed_before_any_work_does_not_block_the_corrected_command(tmp_path):
+    def fail(folder):
+        (folder.path / "work").mkdir()
+        (folder.path / "work" / "recipe.json").write_text('"a"')
+        raise CorruptError("labels.jsonl:2 is not JSON")
+
+    with pytest.raises(CorruptError):
+        execute(step(tmp_path / "out", fail, weight=1))
+    record = read_record(tmp_path / "out")
+    assert record and record.status == "failed"
+    assert execute(step(tmp_path / "out", write, weight=2)).action == "run"

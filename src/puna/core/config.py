@@ -82,6 +82,8 @@ def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[
     values: dict[str, Any] = {}
     if recipe is not None:
         values = _read_toml(Path(recipe), problems)
+        if problems:
+            raise ConfigError(problems, title=f"{recipe} cannot be used")
         origins.update({key: str(recipe) for key in _leaves(values)})
     for text in overrides:
         _apply_override(values, origins, text, problems)
@@ -200,6 +202,14 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
         return f"{origin}: unknown key {key!r}.{hint}"
     if detail["type"] == "missing":
         return f"{origin}: {key!r} must be given"
+    if detail["type"] == "union_tag_invalid":
+        context = detail.get("ctx", {})
+        tag, known = str(context.get("tag")), re.findall(r"'([^']*)'", str(context.get("expected_tags")))
+        near = difflib.get_close_matches(tag, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join(sorted(known))}."
+        return (
+            f"{origin}: {key}.{str(context.get('discriminator')).strip(chr(39))} is {tag!r}, which is not known. {hint}"
+        )
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     for python, plain in _PLAIN_WORDS:
         message = re.sub(python, plain, message)
