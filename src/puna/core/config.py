@@ -203,13 +203,13 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
     if detail["type"] == "missing":
         return f"{origin}: {key!r} must be given"
     if detail["type"] == "union_tag_invalid":
-        context = detail.get("ctx", {})
-        tag, known = str(context.get("tag")), re.findall(r"'([^']*)'", str(context.get("expected_tags")))
-        near = difflib.get_close_matches(tag, known, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join(sorted(known))}."
-        return (
-            f"{origin}: {key}.{str(context.get('discriminator')).strip(chr(39))} is {tag!r}, which is not known. {hint}"
-        )
+        allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(detail["ctx"]["tag"], allowed, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join(allowed)}."
+        name = detail["ctx"]["discriminator"].strip("'")
+        return f"{origin}: {key}.{name} is {detail['ctx']['tag']!r}. {hint}"
+    if detail["type"] == "union_tag_not_found":
+        return f"{origin}: {key}.{detail['ctx']['discriminator'].strip(chr(39))} must be given"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     for python, plain in _PLAIN_WORDS:
         message = re.sub(python, plain, message)

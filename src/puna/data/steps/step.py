@@ -66,15 +66,15 @@ class StepConfig(Config):
         for language, values in self.by_language.items():
             if reserved := {"kind", "by_language", "languages", "domains"} & set(values):
                 raise ValueError(f"by_language.{language} cannot set {', '.join(sorted(reserved))}")
+            for name in set(values) - set(type(self).model_fields):
+                near = difflib.get_close_matches(name, type(self).model_fields, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"by_language.{language} has an unknown key {name!r}.{hint}")
             try:
                 self.for_language(language)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
-                if first["type"] == "extra_forbidden":
-                    near = difflib.get_close_matches(where, type(self).model_fields, n=1)
-                    hint = f" Did you mean {near[0]!r}?" if near else ""
-                    raise ValueError(f"unknown key 'by_language.{language}.{where}'.{hint}") from None
                 said = first["msg"].removeprefix("Value error, ")
                 raise ValueError(f"by_language.{language}.{where}: {said[:1].lower()}{said[1:]}") from None
         return self
