@@ -74,7 +74,13 @@ def test_records_that_are_no_page_are_counted_by_their_kind(tmp_path):
     (tmp_path / "c.warc").symlink_to(tmp_path / "nowhere")
     documents, told = _read(kind="warc", path=tmp_path)
     assert len(documents) == 1
-    assert [one.reason for one in told] == ["HTTP status 301", "content type image", "record revisit", "empty file", "unreadable"]
+    assert [one.reason for one in told] == [
+        "HTTP status 301",
+        "content type image",
+        "record revisit",
+        "empty file",
+        "unreadable",
+    ]
     assert [d.url for d in _read(kind="warc", path=tmp_path / "a.warc", statuses=[])[0]] == [documents[0].url] * 2
 
 

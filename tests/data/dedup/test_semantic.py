@@ -93,7 +93,8 @@ def test_the_projection_keeps_what_a_full_decomposition_keeps(corpus):
     buckets, counts = tfidf.terms_of([d.text for d in corpus[:100]])
     offsets = np.concatenate([[0], np.cumsum([len(b) for b in buckets])])
     terms = tfidf.Terms(np.concatenate(buckets), np.concatenate(counts), offsets)
-    idf = tfidf.idf_of(np.bincount(terms.buckets, minlength=tfidf.BUCKETS), 100)
+    frequency = np.bincount(terms.buckets, minlength=tfidf.BUCKETS)
+    idf = np.where(frequency > 1, tfidf.idf_of(frequency, 100), np.float32(0))
     got = tfidf.fit(terms, idf, width=8, seed=0).embed(terms)
     dense = np.zeros((100, tfidf.BUCKETS), np.float32)
     for row in range(100):

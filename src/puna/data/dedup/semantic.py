@@ -47,7 +47,7 @@ class SemanticConfig(StepConfig):
     """`module:function` that opens `model` when it is neither of the last two; `puna curate` sets it."""
     min_similarity: float = Field(default=0.95, gt=0, le=1)
     """Cosine from which a document counts as a copy."""
-    min_overlap: float = Field(default=0.6, ge=0, le=1)
+    min_overlap: float = Field(default=0.85, ge=0, le=1)
     """Without a model: cosine that a pair's whole TF-IDF vectors need, too, so that it shares most of its words."""
     keep: Literal["first", "newest", "longest", "hard"] = "first"
     """Which one stays; `hard` keeps the farthest from the middle of its cluster."""

@@ -9,14 +9,16 @@ Source: Deerwester et al. 1990; Halko, Martinsson, Tropp 2011, algorithm 4.4.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.data.word_hashes import batches, compose, words_of
+from puna.data.word_hashes import batches, compose, ngrams, words_of
 
 BUCKETS = 1 << 18
 _ROWS_AT_ONCE = 256
+_UNSPACED_CHARACTERS = 1.5  # of a word on average: below it a text is hardly spaced
 _OVERSAMPLING = 16
 _ITERATIONS = 2
 
@@ -62,13 +64,21 @@ class Terms:
 
 
 def terms_of(texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.uint16]]]:
-    """Buckets and counts of each text."""
+    """Buckets and counts of each text.
+
+    A text that is written without spaces has single characters for words: its terms are runs of three of them.
+    """
     buckets, counts = [], []
     for batch in batches(texts):
         words = words_of([compose(text) for text in batch])
         hashed = (words.hashes % np.uint64(BUCKETS)).astype(np.uint32)
-        for low, high in zip(words.first[:-1], words.first[1:], strict=True):
-            found, times = np.unique(hashed[low:high], return_counts=True)
+        lengths, runs = words.stops - words.starts, None
+        for text, (low, high) in enumerate(pairwise(words.first)):
+            terms = hashed[low:high]
+            if high > low and lengths[low:high].mean() < _UNSPACED_CHARACTERS:
+                runs = runs or ngrams(words, 3)
+                terms = (runs[0][runs[1][text] : runs[1][text + 1]] % np.uint64(BUCKETS)).astype(np.uint32)
+            found, times = np.unique(terms, return_counts=True)
             buckets.append(found)
             counts.append(np.minimum(times, 65_535).astype(np.uint16))
     return buckets, counts

@@ -107,10 +107,13 @@ def read_file(
         PunaError: More than `max_bad_lines` malformed lines.
     """
 
+    bad = number = 0
+
     def damaged(damage: Damage) -> None:
+        nonlocal bad
+        bad += 1
         report(Problem(part, "damaged file", f"{damage.detail}; the records before it are kept", offset=damage.offset))
 
-    bad = number = 0
     try:
         for number, line in enumerate(read_lines(place, damaged), start=1):
             if not line.strip():
@@ -129,7 +132,7 @@ def read_file(
                     ) from None
                 continue
             yield document
-        if not number:
+        if not number and not bad:
             report(Skipped("empty file"))
     except OSError as error:
         report(Problem(part, "unreadable", error.strerror or type(error).__name__))
