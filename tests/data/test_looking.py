@@ -76,7 +76,7 @@ def test_why_refuses_the_empty_id_and_lists_many_in_a_line_each(tmp_path, capfd)
 
 
 def test_an_empty_result_can_be_looked_at(tmp_path):
-    with pytest.raises(MissingError, match="data show .* --dropped-by 'length: too short'"):
+    with pytest.raises(MissingError, match=r"data show .* --dropped-by 'length: too short'"):
         _curate(tmp_path, [{"text": "a", "url": "u"}], [{"kind": "length", "min_characters": 9}])
     corpus = Corpus.open(tmp_path / "corpus")
     assert [entry.document.text for entry in look.dropped_by(corpus, "length")] == ["a"]
@@ -93,7 +93,7 @@ def test_the_funnel_counts_what_it_does_not_name():
     [{"domains": ["poetry"]}, {"languages": ["xx"]}, {"by_language": {"yy": {"min_characters": 3}}}],
 )
 def test_a_step_that_can_apply_to_nothing_is_an_error(tmp_path, step):
-    with pytest.raises(ValueError, match="poetry.*prose|'xx'|'yy'"):
+    with pytest.raises(ValueError, match=r"poetry.*prose|'xx'|'yy'"):
         _curate(tmp_path, [{"text": LONG}], [{"kind": "length", **step}])
 
 

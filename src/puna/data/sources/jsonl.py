@@ -106,7 +106,6 @@ def read_file(
     Raises:
         PunaError: More than `max_bad_lines` malformed lines.
     """
-
     bad = number = 0
 
     def damaged(damage: Damage) -> None:
