@@ -202,14 +202,15 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
         return f"{origin}: unknown key {key!r}.{hint}"
     if detail["type"] == "missing":
         return f"{origin}: {key!r} must be given"
+    context = detail.get("ctx", {})
     if detail["type"] == "union_tag_invalid":
-        allowed = re.findall(r"'([^']*)'", detail["ctx"]["expected_tags"])
-        near = difflib.get_close_matches(detail["ctx"]["tag"], allowed, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed are: {', '.join(allowed)}."
-        name = detail["ctx"]["discriminator"].strip("'")
-        return f"{origin}: {key}.{name} is {detail['ctx']['tag']!r}. {hint}"
+        allowed = re.findall(r"'([^']*)'", context["expected_tags"])
+        near = difflib.get_close_matches(context["tag"], allowed, n=1)
+        hint = f"{f'Did you mean {near[0]!r}? ' if near else ''}Allowed are: {', '.join(allowed)}."
+        name = context["discriminator"].strip("'")
+        return f"{origin}: {key}.{name} is {context['tag']!r}. {hint}"
     if detail["type"] == "union_tag_not_found":
-        return f"{origin}: {key}.{detail['ctx']['discriminator'].strip(chr(39))} must be given"
+        return f"{origin}: {key}.{context['discriminator'].strip(chr(39))} must be given"
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     for python, plain in _PLAIN_WORDS:
         message = re.sub(python, plain, message)

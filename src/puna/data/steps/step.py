@@ -66,7 +66,7 @@ class StepConfig(Config):
         for language, values in self.by_language.items():
             if reserved := {"kind", "by_language", "languages", "domains"} & set(values):
                 raise ValueError(f"by_language.{language} cannot set {', '.join(sorted(reserved))}")
-            for name in set(values) - set(type(self).model_fields):
+            for name in sorted(set(values) - set(type(self).model_fields)):
                 near = difflib.get_close_matches(name, type(self).model_fields, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"by_language.{language} has an unknown key {name!r}.{hint}")
