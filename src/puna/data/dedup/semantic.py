@@ -6,8 +6,9 @@ farthest from the middle of its cluster. Begin high (.95) and look at the cluste
 pages the share that goes grew from 4 % at .95 to 25 % at .80 while all planted copies were found anywhere in between.
 
 TF-IDF's 128 directions hold little of a small script: all its texts look alike there. So a pair that they find must
-also be alike in its whole TF-IDF vectors (`min_overlap`). Measured over web pages, code and texts in 32 languages:
-false pairs reach FALSE, copies with shuffled sentences or 15 % of their words left out have TRUE and more.
+also be alike in its whole TF-IDF vectors (`min_overlap`). Measured on articles, code and the Declaration of Human
+Rights in 89 languages: pairs that are no copies reached .82, copies with shuffled sentences or without 15 % of their
+words have .877 and more. Files that hold little but the same licence text remain copies.
 
 Differs: a document is compared with those that stay, not with all before it, so that whatever goes has a twin that
 stays.
