@@ -111,7 +111,7 @@ def funnel(corpus: Corpus) -> list[tuple[str, str, str, str, str]]:
     rows = [_row("read", total["read"], "; ".join(f"{n} could not be read: {r}" for r, n in total["problems"].items()))]
     if total["skipped"]:
         n = sum(total["skipped"].values())
-        rows.append(("(no document)", f"{n} records", "-", "-", "; ".join(_largest(total["skipped"]))))
+        rows.append(("(no document)", str(n), "-", "-", "; ".join(_largest(total["skipped"]))))
     for name, step in total["steps"].items():
         dropped = {r.partition(": ")[2] or r: counts["documents"] for r, counts in step["dropped"].items()}
         said = [f"-{text}" for text in _largest(dropped)] + _largest(step["edits"])
