@@ -1,5 +1,8 @@
 """A run that is refused before it made anything does not keep its folder from the corrected command."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from puna.core.errors import CorruptError, UsageError
@@ -48,3 +51,11 @@ def test_a_run_that_failed_before_any_work_does_not_block_the_corrected_command(
     record = read_record(tmp_path / "out")
     assert record and record.status == "failed"
     assert execute(step(tmp_path / "out", write, weight=2)).action == "run"
+
+
+def test_an_input_whose_path_is_no_text_is_refused(tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.write_text("x")
+    asked = Step("train", "a", 1, {}, {"data": odd}, tmp_path / "out", write)
+    with pytest.raises(UsageError, match=r"caf.* is not UTF-8"):
+        execute(asked)

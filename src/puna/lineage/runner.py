@@ -139,6 +139,9 @@ def _fingerprints(step: Step) -> dict[str, str]:
 
 def _input_fingerprint(step: Step, name: str, path: Path) -> str:
     makes = f" Make it first: {step.makers[name]}" if name in step.makers else ""
+    shown = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    if shown != str(path):  # files below an input may have any names, but its own path is written into records
+        raise UsageError(f"{name} {shown} is not UTF-8. Rename it, or give a link to it another name.")
     folder = run_folder_of(path)
     record = read_record(folder)
     if record and record.status != "finished":
