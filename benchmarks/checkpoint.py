@@ -33,7 +33,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from puna.checkpoint import huggingface
-from puna.checkpoint.format import export, write_side
+from puna.checkpoint.export import export
+from puna.checkpoint.format import write_side
 from puna.checkpoint.layout import Layout, Place, Stored
 from puna.checkpoint.logical import logical, segments_of
 from puna.checkpoint.safetensors_file import Entry, write_file

@@ -100,6 +100,7 @@ def main() -> None:
         checks = check(items, labels, QualityConfig(resamples=0))
         votes = votes_of(items, first_preferences(labels))
         row = against_truth(checks, items, labels, truth)
+        row["dawid_skene_over_majority"] = (row["dawid_skene_over_majority"] or {}).get("difference")
         row["plain_majority"] = accuracy(dawid_skene.majority(votes), items, truth)
         row["plain_dawid_skene"] = accuracy(dawid_skene.fit(votes).probabilities, items, truth)
         found.append(row)

@@ -59,7 +59,7 @@ def test_the_loss_falls(runs):
 
 
 def test_every_training_run_leaves_a_model_that_the_engine_speaks_with(runs):
-    for name in ("base", "sft", "assistant"):
+    for name in ("base", "sft", "rs", "dpo", "assistant"):
         model, shape = load_model(runs / name)
         assert shape.parameters() == sum(p.numel() for p in model.parameters())
     engine = Engine.load(runs / "assistant")
@@ -68,12 +68,12 @@ def test_every_training_run_leaves_a_model_that_the_engine_speaks_with(runs):
 
 
 def test_scores_come_with_n_and_interval(runs):
-    results = Results.from_json(json.loads((runs / "eval-dpo" / "results.json").read_text()))
+    results = Results.from_json(json.loads((runs / "eval-ppo" / "results.json").read_text()))
     score = results["exercises"].metrics["exact_match"]
     assert score.n == 24
     assert score.low <= score.value <= score.high
     summary = json.loads((runs / "summary.json").read_text())
-    assert summary["exercises"]["dpo"]["n"] == 24
+    assert summary["exercises"]["ppo"]["n"] == 24
     assert set(summary["seconds"]) == {*RECIPES, "total"}
 
 
@@ -89,6 +89,8 @@ def test_the_report_is_one_file_that_needs_nothing_else(runs):
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script" not in page
     assert "src=" not in page
+    for title in ("Held-out exercises", "Rejection sampling", "Reward model", "Rewards"):
+        assert f"<h2>{title}</h2>" in page
     for chart in page.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + chart.partition("</svg>")[0] + "</svg>")
 

@@ -70,25 +70,50 @@ max_tokens = 8
     "sft": """
 out = "runs/sft"
 start_from = "runs/base"
-exercises = { n = 300, seed = 1, kinds = ["comparison", "end_letter"] }
+exercises = { n = 600, seed = 1, kinds = ["comparison", "end_letter"] }
 data = { rows = 4, sequence_length = 128 }
 [train]
-steps = 30
+steps = 100
 threads = 1
 log_every_steps = 5
 save_every_steps = 10
-optim = { lr = 5e-3 }
+optim = { lr = 1e-2 }
 schedule = { warmup_steps = 5 }
 """,
     "sample": """
 out = "runs/pairs"
 model = "runs/sft"
 exercises = { n = 24, seed = 2, kinds = ["comparison", "end_letter"] }
-sampling = { samples_per_task = 4, max_tokens = 32, tasks_per_call = 8 }
+sampling = { samples_per_task = 6, max_tokens = 8, tasks_per_call = 8 }
+""",
+    "rs": """
+out = "runs/rs"
+start_from = "runs/sft"
+dialogs = ["runs/pairs/sft.jsonl"]
+data = { rows = 2, sequence_length = 128 }
+[train]
+steps = 8
+threads = 1
+log_every_steps = 2
+save_every_steps = 4
+schedule = { warmup_steps = 2 }
+""",
+    "rm": """
+out = "runs/reward"
+start_from = "runs/sft"
+preferences = ["runs/pairs/preferences.jsonl"]
+held_out_fraction = 0.2
+data = { rows = 2, sequence_length = 256 }
+[train]
+steps = 8
+threads = 1
+log_every_steps = 2
+save_every_steps = 4
+schedule = { warmup_steps = 2 }
 """,
     "dpo": """
-out = "runs/assistant"
-start_from = "runs/sft"
+out = "runs/dpo"
+start_from = "runs/rs"
 pairs = ["runs/pairs/preferences.jsonl"]
 data = { rows = 2, sequence_length = 256 }
 [train]
@@ -98,8 +123,22 @@ log_every_steps = 2
 save_every_steps = 4
 schedule = { warmup_steps = 2 }
 """,
-    "eval-dpo": """
-out = "runs/eval-dpo"
+    "ppo": """
+out = "runs/assistant"
+start_from = "runs/dpo"
+reward_model = "runs/reward"
+exercises = { n = 24, seed = 3, kinds = ["comparison", "end_letter"] }
+policy = { prompts = 4, samples = 2, max_tokens = 8, minibatches = 1, epochs = 2, reward_weight = 0.1 }
+[train]
+steps = 12
+threads = 1
+log_every_steps = 2
+save_every_steps = 3
+optim = { lr = 1e-3, rate_factors = { critic = 3.0 } }
+schedule = { warmup_steps = 2 }
+""",
+    "eval-ppo": """
+out = "runs/eval-ppo"
 model = "runs/assistant"
 [[tasks]]
 kind = "exercises"
@@ -112,6 +151,8 @@ corpus = "runs/corpus"
 tokenizer = "runs/tokenizer"
 shards = "runs/shards"
 samples = "runs/pairs"
+reward_model = "runs/reward"
+compared_with = "base"
 summary = "runs/summary.json"
 [[models]]
 key = "base"
@@ -119,14 +160,14 @@ label = "base"
 run = "runs/base"
 scores = "runs/eval-base"
 [[models]]
-key = "dpo"
-label = "DPO"
+key = "ppo"
+label = "PPO"
 run = "runs/assistant"
-scores = "runs/eval-dpo"
+scores = "runs/eval-ppo"
 """,
 }
 
-VERBS = {"tokenizer": "tokenize train", "shards": "tokenize pack", "pretrain": "train"}
+VERBS = {"tokenizer": "tokenize train", "shards": "tokenize pack", "pretrain": "train", "rs": "sft"}
 
 TEXT = (
     "A river begins as a small stream in the hills. Rain and melting snow feed it on its way to the sea.\n"

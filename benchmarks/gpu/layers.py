@@ -5,7 +5,9 @@ width of the 1B, 3B and 8B; there are as many of them as fit one card with optim
 causal convention within documents, recomputed ones not; MFU is over the card's dense 16-bit peak.
 
 Sides, in turns, each with its own model: ours; transformers (sdpa or FlashAttention 2 where it is installed, documents
-from restarting positions, its own gradient checkpointing). The ratio is the median of the ratios of neighbouring steps.
+from restarting positions, its own gradient checkpointing); torchtitan where it is installed (its Llama with
+variable-length attention, our checkpointing of its blocks). The ratio is the median of the ratios of neighbouring
+steps. A side that cannot run says why.
 
     python benchmarks/gpu/layers.py                          # every shape and mode, about ten minutes
     python benchmarks/gpu/layers.py --shape 8B --mode compile --profile trace.json
@@ -183,7 +185,39 @@ def transformers(given: Case, batch: PackedBatch, mode: str, device: str) -> Ste
     return _step(model, loss, device)
 
 
-SIDES = {"ours": ours, "transformers": transformers}
+class SideMissingError(Exception):
+    """A side that cannot run here, with the reason."""
+
+
+def torchtitan(given: Case, batch: PackedBatch, mode: str, device: str) -> Step:
+    """Torchtitan's Llama, as far as its package is here; the API is that of 0.3."""
+    try:
+        from torchtitan.models.llama3 import llama3_configs  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise SideMissingError(f"torchtitan cannot be imported ({error}); pip install torchtitan") from error
+    if device == "cpu":
+        raise SideMissingError("torchtitan's attention runs on GPUs only")
+    try:
+        config: Any = llama3_configs[given.name]("varlen")
+        config.layers = config.layers[: given.config.n_layers]
+        config.enable_weight_tying = given.config.tie_embeddings
+        model: Any = config.build().to(device, torch.bfloat16)
+        model.init_states(buffer_device=torch.device(device))
+        positions = torch.from_numpy(batch.positions.astype(np.int64)).to(device)
+        masks = model.get_attention_masks(positions)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise SideMissingError(f"torchtitan is installed with another API: {error}") from error
+    prepare(nn.ModuleList(model.layers.values()), mode)
+    tokens, targets = (torch.from_numpy(x).to(device) for x in (batch.tokens, batch.targets))
+
+    def loss() -> torch.Tensor:
+        logits = model(tokens, positions, masks)
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    return _step(model, loss, device)
+
+
+SIDES = {"ours": ours, "transformers": transformers, "torchtitan": torchtitan}
 
 
 def measure(given: Case, mode: str, *, device: str, rounds: int, sides: tuple[str, ...], peak: float) -> dict[str, Any]:
@@ -199,8 +233,8 @@ def measure(given: Case, mode: str, *, device: str, rounds: int, sides: tuple[st
             for _ in range(3):  # compiles and warms up
                 steps[side]()
             seconds[side] = []
-        except torch.cuda.OutOfMemoryError:
-            found[f"{side}_skipped"] = "out of memory"
+        except (torch.cuda.OutOfMemoryError, SideMissingError) as error:
+            found[f"{side}_skipped"] = str(error) if isinstance(error, SideMissingError) else "out of memory"
             steps.pop(side, None)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -211,9 +245,9 @@ def measure(given: Case, mode: str, *, device: str, rounds: int, sides: tuple[st
         median = statistics.median(values)
         found[f"{side}_tokens_per_s"] = batch.tokens.size / median
         found[f"{side}_mfu"] = flops / median / peak
-    if {"ours", "transformers"} <= seconds.keys():
-        pairs = zip(seconds["ours"], seconds["transformers"], strict=True)
-        found["ratio_transformers"] = statistics.median(b / a for a, b in pairs)
+    for side in seconds.keys() - {"ours"} if "ours" in seconds else ():
+        pairs = zip(seconds["ours"], seconds[side], strict=True)
+        found[f"ratio_{side}"] = statistics.median(b / a for a, b in pairs)
     return found
 
 

@@ -30,6 +30,7 @@ ROOMS = {
     "tokenizer": "byte-level BPE, its training, the chat format",
     "lineage": "who made which artifact from what",
     "exercises": "seeded, checkable tasks",
+    "sandbox": "programs that a model wrote, run against tests behind walls",
     "model": "the transformer, its sizes, its layout for packed documents, its cache",
     "evaluate": "tasks and scores with intervals",
     "data": "sources, filters, shards, the loader",

@@ -10,11 +10,15 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from puna.checkpoint.logical import logical
+from puna.checkpoint.card import Card
+from puna.checkpoint.format import load_model, write_side
+from puna.checkpoint.logical import logical, segments_of
 from puna.checkpoint.pieces import Segment, pieces_of, split_rows
 from puna.checkpoint.sharded import Reader
 from puna.checkpoint.store import CheckpointStore, Snapshot
 from puna.core.errors import PunaError
+
+from .conftest import tiny_model
 
 Q, K, WIDTH = 8, 4, 6
 
@@ -154,6 +158,26 @@ def a_lost_machine_is_made_good_by_its_peer(rank, size, folder):
     check(target)
 
 
+def they_stream_the_finished_model_together(rank, size, folder):
+    """Many small files, each written by one rank out of the pieces of all; two machines, of which one has half."""
+    model = tiny_model()
+    mesh, config = init_device_mesh("cpu", (size,)), model.config
+    shards = {name: distribute_tensor(p.detach(), mesh, [Shard(p.dim() - 1)]) for name, p in model.named_parameters()}
+    snapshot = Snapshot(logical(shards, segments_of(config)), {}, {})
+    for node_local in (False, True):
+        own = folder / f"export{2 * rank // size if node_local else ''}"
+        store = CheckpointStore(own, node_local=node_local)
+        store.save(1, snapshot, side=lambda f: write_side(f, config, tokenizer=None, card=None, dtype=torch.float32))
+        store.wait()
+        out = folder / f"model-{node_local}"
+        store.export(1, out, card=Card("streamed"), max_shard_bytes=8_000)
+        dist.barrier()
+        assert len(list(out.glob("model-*.safetensors"))) > size, list(out.iterdir())
+        assert "# streamed" in (out / "README.md").read_text()
+        loaded, _ = load_model(out)
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
 def main():
     rank, size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
@@ -163,6 +187,7 @@ def main():
         other_programs_read_it_with_dcp,
         an_error_on_one_rank_is_an_error_on_all,
         a_lost_machine_is_made_good_by_its_peer,
+        they_stream_the_finished_model_together,
     ):
         work(rank, size, folder)
         dist.barrier()

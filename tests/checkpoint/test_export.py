@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from puna.checkpoint import tensors
-from puna.checkpoint.format import export, load_model, save_model
+from puna.checkpoint.export import export
+from puna.checkpoint.format import load_model, save_model
 from puna.checkpoint.layout import Layout, Place, Stored
 from puna.checkpoint.safetensors_file import Entry, write_file
 from puna.checkpoint.tensors import TensorReader

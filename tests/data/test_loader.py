@@ -197,3 +197,21 @@ def test_a_weighed_source_may_have_nothing_held_out(tmp_path):
 def test_a_split_without_documents_is_missing(shards):
     with pytest.raises(MissingError, match="held_out"):
         _loader(shards, split="held_out")
+
+
+def test_shorter_sequences_are_cut_out_of_the_same_rows(shards):
+    """From row 8 on whole rows; before, no piece is longer than 8 tokens or crosses a multiple of 8; targets go on."""
+    plain, cut = _loader(shards), _loader(shards, cuts=[(0, 8), (8, 32)])
+    for number in range(4):
+        whole, short = plain.next_batch(), cut.next_batch()
+        assert np.array_equal(whole.tokens, short.tokens) and np.array_equal(whole.targets, short.targets)
+        if number >= 2:
+            assert _same(whole, short)
+            continue
+        ends, every = np.cumsum(short.lengths), np.arange(8, 129, 8)
+        assert set(every) <= set(ends) and set(np.cumsum(whole.lengths)) <= set(ends)
+        for tokens, _, positions in _pieces(short):
+            assert len(tokens) <= 8 and positions.tolist() == list(range(len(tokens)))
+    assert plain.state() == cut.state()
+    with pytest.raises(ConfigError, match="cannot be cut every 5"):
+        _loader(shards, cuts=[(0, 5)])

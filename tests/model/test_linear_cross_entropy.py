@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, linear
 
+from puna.model import linear_cross_entropy as module
 from puna.model.linear_cross_entropy import linear_cross_entropy, token_log_probs
 
 
@@ -55,6 +56,26 @@ def test_token_log_probs_and_their_gradients_equal_log_softmax(n_tokens, vocab, 
         torch.autograd.grad(expected @ weights, (hidden, head)),
         strict=True,
     ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("loss", [linear_cross_entropy, token_log_probs])
+def test_the_path_off_the_cpu_takes_all_tokens_and_gives_the_same(loss, monkeypatch):
+    """There no token is left out beforehand, because choosing would make the host wait; those without a target weigh 0."""
+    hidden, head, targets = case(33, 17, 0.5, 4)
+    expected = loss(hidden, head, targets, chunk_bytes=400).sum()
+    wanted = torch.autograd.grad(expected, (hidden, head))
+    monkeypatch.setattr(module, "asked", lambda hidden, targets: (hidden, targets, None))
+    if loss is linear_cross_entropy:  # its branches ask for the device
+        hidden, head, targets = (
+            x.detach().to("meta").requires_grad_(x.is_floating_point()) for x in (hidden, head, targets)
+        )
+        assert loss(hidden, head, targets, chunk_bytes=400).is_meta
+        return
+    actual = loss(hidden, head, targets, chunk_bytes=400)
+    assert (actual[targets == -100] == 0).all()
+    torch.testing.assert_close(actual.sum(), expected)
+    for ours, theirs in zip(torch.autograd.grad(actual.sum(), (hidden, head)), wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -175,6 +175,29 @@ def test_parts_of_an_iteration_add_up_to_the_whole(tmp_path, aggregate):
         torch.testing.assert_close(one, four, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("aggregate", ["token", "sequence", "constant"])
+def test_groups_without_signal_are_left_out_and_the_gradient_is_the_same(tmp_path, monkeypatch, aggregate):
+    def some_alike(groups):
+        judged = count_low(groups)
+        judged.rewards.reshape(len(groups), -1)[1:3] = 0.5
+        return judged
+
+    def gradient(folder):
+        model = tiny_model()
+        settings = config(method="grpo", minibatches=1, aggregate=aggregate)
+        batch = batches(model, folder, settings, judge=some_alike).next_batch()
+        output = PolicyLoss(settings)(model, batch)
+        (output.sum / output.count).backward()
+        return len(batch.targets), [p.grad for p in model.parameters()]
+
+    fewer, ours = gradient(tmp_path / "fewer")
+    monkeypatch.setattr(PolicyBatches, "_with_signal", lambda self, part: part)
+    every, theirs = gradient(tmp_path / "every")
+    assert fewer < every
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-9)
+
+
 def test_answers_of_other_weights_stop_the_run(tmp_path):
     model, other = tiny_model(0, dtype=torch.float32), tiny_model(5, dtype=torch.float32)
     stream = PolicyBatches(

@@ -5,6 +5,7 @@ import pytest
 from puna.cli import main
 from puna.model.config import SIZES
 from puna.stages import recipes, showing
+from puna.stages.pretrain import ramp_of
 from puna.train.parallel_config import Work, problems
 
 RECIPES = {"llama3-8b": 1024, "llama3-70b": 2048, "llama3-405b": 16_384, "continue-llama": 8, "long-context": 16}
@@ -13,8 +14,9 @@ RECIPES = {"llama3-8b": 1024, "llama3-70b": 2048, "llama3-405b": 16_384, "contin
 def found_problems(path, world):
     recipe = showing.resolve(path).resolved.config
     shape = recipe.context.apply(SIZES["8B"]) if recipe.start_from else recipe.model.resolve(vocab_size=128_256)
-    work = Work(recipe.data.rows, recipe.data.sequence_length, recipe.train.accumulation, "cuda")
-    return problems(recipe.parallel.resolve(world), shape, work)
+    layout = recipe.parallel.resolve(world)
+    works = [Work(recipe.data.rows, recipe.data.sequence_length, n, "cuda") for n in ramp_of(recipe).batches]
+    return [problem for work in works for problem in problems(layout, shape, work)]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,4 +1,4 @@
-"""A pipeline killed with SIGKILL in three stages and started again ends with the same bytes as an undisturbed one."""
+"""A pipeline killed with SIGKILL in four stages and started again ends with the same bytes as an undisturbed one."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 from puna.core.files import fingerprint
 from tests.tiny import write_tiny_pipeline
 
-PRODUCTS = ("corpus", "tokenizer", "shards", "base", "sft", "assistant")
+PRODUCTS = ("corpus", "tokenizer", "shards", "base", "sft", "rs", "reward", "dpo", "assistant")
 
 
 def begin(folder):
@@ -44,7 +44,7 @@ def finish(process):
     return out
 
 
-def test_three_kills_change_nothing(tmp_path):
+def test_kills_change_nothing(tmp_path):
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     for folder in (calm, rough):
         write_tiny_pipeline(folder)
@@ -52,7 +52,8 @@ def test_three_kills_change_nothing(tmp_path):
     runs = rough / "runs"
     assert kill_once_there(begin(rough), runs / "corpus" / "work")
     assert kill_once_there(begin(rough), runs / "base" / "checkpoints" / "step-00000020")
-    assert kill_once_there(begin(rough), runs / "assistant" / "checkpoints" / "step-00000004")
+    assert kill_once_there(begin(rough), runs / "reward" / "checkpoints" / "step-00000004")
+    assert kill_once_there(begin(rough), runs / "assistant" / "checkpoints" / "step-00000003")
     assert "resum" in finish(begin(rough))
     for name in PRODUCTS:
         assert fingerprint(runs / name) == fingerprint(calm / "runs" / name), name

@@ -4,6 +4,7 @@ import re
 import shlex
 import stat
 import subprocess
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -45,10 +46,11 @@ def test_the_slurm_script_is_a_script_with_options_that_sbatch_knows():
 
 @pytest.mark.parametrize(
     ("code", "restarts", "requeued"),
-    [(0, 0, False), (2, 0, False), (75, 0, True), (1, 0, True), (1, 20, False), (137, 3, True)],
+    [(0, 0, False), (2, 0, False), (75, 0, True), (75, 40, True), (1, 0, True), (1, 20, False), (137, 3, True)],
 )
 def test_the_slurm_script_requeues_what_can_resume(tmp_path, code, restarts, requeued):
-    """Run with toys in the place of srun and scontrol."""
+    """Run with toys in the place of srun and scontrol; only failures count, not planned stops."""
+    (tmp_path / "llama3-70b-77.failures").write_text("1\n" * restarts)
     for name, body in {
         "srun": f'printf "%s\\n" "$@" > {tmp_path}/words; exit {code}',
         "scontrol": f'if [ "$1" = requeue ]; then touch {tmp_path}/requeued; else echo node-1; fi',
@@ -57,10 +59,10 @@ def test_the_slurm_script_requeues_what_can_resume(tmp_path, code, restarts, req
         (tmp_path / name).chmod(0o755)
     environment = {
         "PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node-[1-8]", "SLURM_JOB_ID": "77",
-        "SLURM_RESTART_COUNT": str(restarts),
+        "SLURM_RESTART_COUNT": "99", "SLURM_CPUS_PER_TASK": "8",
     }  # fmt: skip
     done = subprocess.run(
-        ["bash", "-c", files(JOB, "slurm")["job.sbatch"]], env=environment, capture_output=True, text=True
+        ["bash", "-c", files(JOB, "slurm")["job.sbatch"]], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stderr == ""
     assert (tmp_path / "requeued").exists() is requeued
@@ -81,7 +83,9 @@ def test_srun_gives_every_process_the_variables_of_torch(tmp_path):
 
 def test_the_kubernetes_file_holds_against_the_schema():
     validate = pytest.importorskip("kubernetes_validate")
-    text = files(JOB, "kubernetes")["job.yaml"]
+    text = files(replace(JOB, rdma="rdma/ib"), "kubernetes")["job.yaml"]
+    assert "many times slower" not in text
+    assert "many times slower" in files(JOB, "kubernetes")["job.yaml"]
     service, job = yaml.safe_load_all(text)
     for document in (service, job):
         validate.validate(document, "1.31", strict=True)
@@ -89,7 +93,10 @@ def test_the_kubernetes_file_holds_against_the_schema():
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"] == JOB.name
     container = pod["containers"][0]
-    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 8, "rdma/ib": 8}
+    assert container["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+    assert job["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2, 3]
+    assert container["command"][2].index("--dry-run &&") < container["command"][2].index("torch.distributed.run")
     assert shell_accepts(container["command"][2])
     assert f"--master-addr={JOB.name}-0.{JOB.name}" in container["command"][2]
     assert shlex.split(container["command"][2])[-3:] == ["train", "my recipe.toml", "train.steps=5"]
@@ -103,9 +110,34 @@ def test_the_torchrun_script_starts_one_node():
         files(JOB, "torchrun")
 
 
+def test_a_run_that_does_not_fit_is_not_launched(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["launch", "llama3-8b", "--torchrun", "--gpus", "8"]) == 2
+    message = capfd.readouterr().err
+    assert "GiB a GPU, a H100 has" in message
+    smaller = re.search(r"data.rows=\d+ train.accumulation=\d+", message)
+    assert smaller is not None
+    assert not list(tmp_path.iterdir())
+    assert main.run(["launch", "llama3-8b", "--torchrun", "--gpus", "8", *smaller.group().split()]) == 0
+    assert main.run(["launch", "llama3-8b", "--torchrun", "--gpus", "8", "--no-check", "--out", "anyway"]) == 0
+
+
+def test_a_name_that_a_script_would_run_is_refused():
+    with pytest.raises(UsageError, match="--partition is"):
+        files(replace(JOB, partition="a\nb"), "slurm")
+
+
 def test_gpus_must_fill_nodes():
     with pytest.raises(UsageError, match="a multiple of 8"):
         files(Job("x", JOB.words, gpus=12 + 1), "slurm")
+
+
+def test_two_places_are_no_place(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["launch", "llama3-8b", "--torchrun", "--slurm", "--gpus", "8"]) == 2
+    assert "--torchrun and --slurm are different places" in capfd.readouterr().err
+    assert main.run(["launch", "llama3-8b", "--gpus", "8"]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_with_other_content_is_not_written_over(tmp_path):

@@ -7,8 +7,10 @@ import pytest
 from puna.core.errors import ConfigError, MissingError
 from puna.lineage.step import DriftError
 from puna.stages import recipes
-from puna.stages.pipeline import makers_near, plan_pipeline, run_pipeline, time_left
+from puna.stages.makers import makers_near
+from puna.stages.pipeline import plan_pipeline, run_pipeline, time_left
 from puna.stages.showing import resolve, verb_of
+from puna.stages.stage import find_stage
 
 
 def test_a_pipeline_runs_its_steps_and_prints_commands_that_can_be_typed(toys, workplace, capsys):
@@ -89,9 +91,20 @@ def test_a_missing_step_recipe_is_told_with_the_nearest(toys, workplace):
 
 
 def test_the_maker_of_a_folder_is_found_in_the_pipeline_beside_a_recipe(toys, workplace):
-    makers = makers_near(workplace / "recipes/second.toml")
-    assert [str(path) for path in makers] == ["runs/first", "runs/second"]
-    assert next(iter(makers.values())) == "puna write recipes/first.toml times=2"
+    makers = {str(path): command for path, command in makers_near(workplace / "recipes/second.toml").items()}
+    assert makers["runs/first"] == "puna write recipes/first.toml times=2"
+    assert makers["runs/second"] == "puna copy twice recipes/second.toml"
+
+
+@pytest.mark.parametrize("folder", ["round", "quality"])
+def test_every_missing_input_of_a_packaged_recipe_has_a_command_that_makes_it(folder):
+    for path in sorted((recipes.packaged_recipes() / folder).glob("*.toml")):
+        shown, makers = resolve(path), makers_near(path)
+        if shown.verb in ("run", "round"):
+            continue
+        for key, needed in find_stage(shown.verb).inputs(shown.resolved.config).items():
+            made = [made for made in (needed, *needed.parents) if made in makers]
+            assert made and makers[made[0]].startswith("puna "), f"{path.name}: {key} {needed}"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,13 @@ def test_a_plan_prints_layouts_and_reasons_and_writes_a_recipe(tmp_path, capfd, 
     assert recipe["model"]["size"] == "70B"
 
 
+def test_the_recipe_of_a_published_shape_spells_it_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["plan", "--model", "llama2-13b", "--gpus", "64xA100", "--seq", "4k", "--write", "p.toml"]) == 0
+    model = tomllib.loads((tmp_path / "p.toml").read_text())["model"]
+    assert (model["dim"], model["n_layers"], model["n_kv_heads"], model["ffn_dim"]) == (5120, 40, 40, 13_824)
+
+
 def test_a_plan_never_writes_over_something_else(tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.run(QUESTION) == 0
@@ -58,6 +65,8 @@ def test_a_plan_as_json_has_memory_time_and_traffic_by_cause(tmp_path, capfd):
     ("words", "message"),
     [
         (["--model", "70x", "--gpus", "8xH100"], "Sizes are"),
+        (["--model", "9b", "--gpus", "8xH100"], "'9b' is not known. Sizes are"),
+        (["--model", "mixtral-8x7b", "--gpus", "8xH100"], "not modelled"),
         (["--model", "8b"], "give --gpus"),
         (["--model", "8b", "--gpus", "8xTPU"], "known are"),
         (["--model", "8b", "--gpus", "8xH100", "--seq", "many"], "--seq is 'many'"),

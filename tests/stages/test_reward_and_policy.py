@@ -90,6 +90,24 @@ def test_critic_free_methods_take_the_same_recipe(workplace, method):
     assert not (workplace / f"runs/{method}/critic").exists()
 
 
+def test_exercises_that_are_always_wrong_are_not_learned_from(workplace, capsys):
+    (workplace / "sample.toml").write_text(
+        """# puna sample sample
+out = "runs/sample"
+model = "start"
+exercises = { n = 40, kinds = ["end_letter"] }
+sampling = { samples_per_task = 2, max_tokens = 4, tasks_per_call = 8, temperature = 1.0 }
+"""
+    )
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample"]) == 3
+    assert puna(["sample", "sample.toml"]) == 0
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample", "exercises.n=41"]) == 2
+    assert "samples does not know 1 of 41 exercises" in capsys.readouterr().err
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample"]) == 2
+    assert "there are 0 prompts" in capsys.readouterr().err
+    assert puna(["ppo", "ppo.toml", "samples=runs/sample", "right_between=[0.0, 0.5]"]) == 0
+
+
 def test_prompts_from_a_file_are_judged_by_a_reward_model(workplace):
     text = (workplace / "ppo.toml").read_text().replace("exercises = ", 'prompts = ["pairs.jsonl"]\n# ')
     (workplace / "ppo.toml").write_text(text)
@@ -134,3 +152,27 @@ sampling = { samples_per_task = 3, max_tokens = 24, tasks_per_call = 8, selectio
     assert puna(["sample", "sample.toml", "reward_model=runs/rm", "out=runs/scored"]) == 0
     records = [json.loads(line) for line in (workplace / "runs/scored/samples.jsonl").read_text().splitlines()]
     assert all(answer["score"] is not None for record in records[1:] for answer in record["answers"])
+
+
+def test_an_adapter_goes_through_sft_dpo_and_ppo_with_its_base_as_the_reference(workplace, capsys):
+    head = (
+        'start_from = "start"\n[adapter]\nrank = 4\n[train]\nsteps = 2\nthreads = 1\nschedule = { warmup_steps = 1 }\n'
+    )
+    (workplace / "sft.toml").write_text(
+        'out = "runs/sft"\nexercises = { n = 20 }\ndata = { rows = 1, sequence_length = 300 }\n' + head
+    )
+    rows = [{"prompt": f"question {n}", "chosen": "yes", "rejected": "no"} for n in range(8)]
+    (workplace / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workplace / "dpo.toml").write_text(
+        'out = "runs/dpo"\npairs = ["answers.jsonl"]\ndata = { rows = 1, sequence_length = 300 }\n' + head
+    )
+    assert puna(["sft", "sft.toml", "--dry-run"]) == 0
+    assert puna(["sft", "sft.toml"]) == 0, capsys.readouterr().err
+    assert puna(["dpo", "dpo.toml", "start_from=runs/sft", "adapter.kind=dora"]) == 0, capsys.readouterr().err
+    asked = ["policy.kl_coefficient=0.05", "train.steps=2"]
+    assert puna(["ppo", "ppo.toml", "start_from=runs/dpo", "adapter.kind=qlora", "adapter.rank=2", *asked]) == 0
+    rollouts = [json.loads(line) for line in (workplace / "runs/ppo/metrics.jsonl").read_text().splitlines()]
+    assert rollouts[0]["kl_per_answer"] == pytest.approx(0.0, abs=1e-6)  # nothing is learned yet: policy = reference
+    assert (workplace / "runs/ppo/model/adapter_model.safetensors").exists()
+    assert puna(["export", "hf", "runs/ppo", "merged"]) == 0 and load_config("merged") == load_config("start")
+    assert puna(["ppo", "ppo.toml", "adapter.rank=2", "adapter.dropout=0.1"]) == 2

@@ -15,6 +15,8 @@ from puna.train.parallel_config import ParallelConfig
 from puna.train.solo import Solo
 
 from .conftest import CountingBatches, tiny_model
+from .host_reads import NoHostReads
+from .whole import whole_tensors
 
 STEPS, MICRO_BATCHES, ROWS = 5, 4, 4
 SHAPE = {"n_layers": 4, "n_heads": 4, "n_kv_heads": 2}
@@ -44,7 +46,9 @@ def _make_steps(worker, batches):
     optimizer = build_optimizer(worker.weights.named.items(), OptimConfig(lr=1e-3))
     rows = []
     for step in range(STEPS):
-        figures = worker.reduce(worker.backward(next_token_loss, batches, MICRO_BATCHES))
+        outputs = worker.backward(next_token_loss, batches, MICRO_BATCHES)
+        with NoHostReads():  # `read_on_host` is the only question
+            figures = worker.reduce(outputs)
         tokens = sum(o.tokens for o in figures.outputs)
         gradients = worker.weights.gradients()
         norm = scale_and_clip(gradients, count=figures.count, clip_norm=1.0, norm_of_sum=figures.norm)
@@ -73,8 +77,8 @@ def one_of(rank: int, layouts: list[ParallelConfig]) -> list[Story | None]:
         ranks.init_weights(0)
         rows = _make_steps(ranks, Part(ranks.data_rank, layout.data_ranks))
         held = {name: weight.grad for name, weight in ranks.weights.named.items()}
-        gradients = {name: g.numpy().copy() for name, g in ranks.whole_tensors(held) if g is not None}
-        weights = {name: w.numpy().copy() for name, w in ranks.whole_tensors(ranks.weights.named) if w is not None}
+        gradients = {name: gradient.numpy() for name, gradient in whole_tensors(ranks, held).items()}
+        weights = {name: weight.numpy() for name, weight in whole_tensors(ranks, ranks.weights.named).items()}
         stories.append(Story(rows, gradients, weights) if rank == 0 else None)
     return stories
 

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 
-def run_ranks(world: int, work: Callable[..., Any], *args: Any, folder: Any, seconds: float = 240) -> list[Any]:
+def run_ranks(
+    world: int, work: Callable[..., Any], *args: Any, folder: Any, seconds: float = 240, killed: bool = False
+) -> list[Any]:
     """Call `work(rank, *args)` in `world` processes that form a process group, and return what each gave.
 
     Args:
@@ -20,6 +22,7 @@ def run_ranks(world: int, work: Callable[..., Any], *args: Any, folder: Any, sec
         args: For it.
         folder: Where the processes meet.
         seconds: Until all are killed.
+        killed: They are to die by SIGKILL.
     """
     torch.set_num_threads(1)
     context = multiprocessing.get_context("fork")
@@ -30,6 +33,11 @@ def run_ranks(world: int, work: Callable[..., Any], *args: Any, folder: Any, sec
     ]
     for process in processes:
         process.start()
+    if killed:
+        for process in processes:
+            process.join(seconds)
+        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * world
+        return []
     results, problems = [None] * world, []
     try:
         for rank, (receive, _) in enumerate(pipes):

@@ -66,3 +66,10 @@ def test_layers_left_over_go_to_the_middle_and_every_layer_is_somewhere():
 def test_a_v_puts_first_and_last_stage_on_one_process():
     layout = ParallelConfig(pp=4, schedule="zbv")
     assert [layout.stages_of(rank) for rank in range(4)] == [(0, 7), (1, 6), (2, 5), (3, 4)]
+
+
+def test_a_choice_that_one_process_cannot_keep_is_refused_and_not_forgotten():
+    found = problems(ParallelConfig(offload="optimizer", async_tp=True, float8="rowwise"), SIZES["3B"], WORK)
+    assert [text.partition(" ")[0] for text in found] == [
+        "parallel.async_tp", "parallel.offload", "parallel.float8=rowwise",
+    ]  # fmt: skip

@@ -6,6 +6,7 @@ It states facts only, no times, paths or machines, so equal work gives an equal 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from puna.model.adapter_config import Adapted
 from puna.model.config import ModelConfig
 
 
@@ -75,4 +76,51 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
         "",
         f"{'' if scores else 'or `puna chat path/to/this/folder`. '}`checksums.json` lists the SHA-256 of every file.",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def render_adapter(card: Card, config: ModelConfig, adapted: Adapted) -> str:
+    """The card of an adapter."""
+    own = adapted.config
+    base = adapted.base or "its base"
+    rows = {
+        "kind": f"{own.kind}, rank {own.rank}, alpha {own.alpha:g}{', scaled by its root' if own.rslora else ''}",
+        "matrices": ", ".join(own.targets),
+        "base": f"{base}, {config.parameters():,} parameters",
+        **({"its blocks": "packed in four bits (NF4)"} if own.kind == "qlora" else {}),
+        **({"made by": card.made_by} if card.made_by else {}),
+        **card.facts,
+    }
+    lines = [
+        "---",
+        f"license: {card.license}",
+        "library_name: peft",
+        *([f"base_model: {adapted.base}"] if adapted.base else []),
+        "pipeline_tag: text-generation",
+        "tags: [llama, lora, puna]",
+        "---",
+        "",
+        f"# {card.name}",
+        "",
+        "An adapter of a Llama model, made with Puna.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in rows.items()),
+        "",
+        "## How to open it",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f'base = AutoModelForCausalLM.from_pretrained("{base}")',
+        'model = PeftModel.from_pretrained(base, "path/to/this/folder")',
+        "```",
+        "",
+        "or `puna chat path/to/this/folder`; `puna export hf path/to/this/folder out` merges it into its base.",
+    ]
+    if card.made_from:
+        made = [f"| {name} | `{fingerprint}` |" for name, fingerprint in card.made_from.items()]
+        lines += ["", "## Made from", "", "| input | fingerprint |", "|---|---|", *made]
     return "\n".join(lines) + "\n"

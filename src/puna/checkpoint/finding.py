@@ -138,6 +138,15 @@ class Finder:
         known = {name: pieces for name, pieces in tensors.items() if name in layout.tensors}
         self._carry(path, files, {places[item.storage_index].file for item in read_items(layout, known)})
 
+    def bring_all(self, path: Path) -> None:
+        """Fetch from peers what the first machine lacks of a checkpoint. Collective.
+
+        Raises:
+            PunaError: A file did not arrive.
+        """
+        files = read_json(path / SEAL)["files"]
+        self._carry(path, files, set(files) if self._ranks.node == 0 else set())
+
     def _carry(self, path: Path, files: Mapping[str, Any], needed: set[str]) -> None:
         ranks = self._ranks
         needs, has = ranks.gather(needed), ranks.gather(frozenset(self._whole_here))

@@ -9,12 +9,11 @@
 
 A path may be such a folder, whoever made it; a run folder, which stands for its finished `model/` or else its newest
 whole checkpoint; or Meta's layout (`meta.py`). A checkpoint that many ranks wrote has its weights in pieces and a
-`layout.json`; it is read all the same (`tensors.py`). Weights are read tensor by tensor into place, and `export`
-streams a model of any size from one folder into another through a few MiB.
+`layout.json`; it is read all the same (`tensors.py`). Weights are read tensor by tensor into place; `export.py`
+streams a model of any size from one folder into another.
 """
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from puna.checkpoint import card as cards
-from puna.checkpoint import huggingface, meta
+from puna.checkpoint import huggingface, meta, peft
 from puna.checkpoint.card import Card
 from puna.checkpoint.finding import newest_whole
 from puna.checkpoint.safetensors_file import Entry, Written
@@ -49,7 +48,7 @@ class Found:
     """
 
     folder: Path
-    layout: Literal["huggingface", "meta"]
+    layout: Literal["huggingface", "meta", "adapter"]
 
 
 def resolve(path: Path | str) -> Found:
@@ -72,25 +71,30 @@ def resolve(path: Path | str) -> Found:
             return Found(folder, "huggingface")
         if (folder / "params.json").is_file():
             return Found(folder, "meta")
+        if (folder / peft.CONFIG).is_file():
+            return Found(folder, "adapter")
     for folder in (path, path / "checkpoints"):
         latest = newest_whole(folder)
         if latest is not None:
-            return Found(latest, "huggingface")
+            return Found(latest, "adapter" if (latest / peft.CONFIG).is_file() else "huggingface")
     raise MissingError(
-        f"there is no model at {path}: it has no config.json (Hugging Face), no params.json (Meta), no model/ and no "
-        "checkpoints/. If a run is to make it, run that first."
+        f"there is no model at {path}: it has no config.json (Hugging Face), no params.json (Meta), no "
+        f"{peft.CONFIG} (an adapter), no model/ and no checkpoints/. If a run is to make it, run that first."
     )
 
 
-def load_config(path: Path | str) -> ModelConfig:
+def load_config(path: Path | str, *, base: Path | str | None = None) -> ModelConfig:
     """The shape of the model at a path, without its weights."""
     found = resolve(path)
     if found.layout == "meta":
         return meta.load_config(found.folder)
-    return _read_config(found.folder)
+    if found.layout == "adapter":
+        return load_config(peft.base_of(found.folder, base))
+    return read_config(found.folder)
 
 
-def _read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> ModelConfig:
+    """The shape that a Hugging Face folder names."""
     where = folder / "config.json"
     values = read_json(where)
     if not isinstance(values, dict):
@@ -99,14 +103,19 @@ def _read_config(folder: Path) -> ModelConfig:
 
 
 def load_model(
-    path: Path | str, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    path: Path | str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    base: Path | str | None = None,
 ) -> tuple[Transformer, ModelConfig]:
-    """Load a model.
+    """Load a model; an adapter is merged into its base.
 
     Args:
         path: See `resolve`.
         dtype: Of the weights; None keeps that of the files.
         device: Where they go.
+        base: For an adapter: the base, where it is not found by what the adapter says.
 
     Returns:
         The model and its shape.
@@ -121,8 +130,11 @@ def load_model(
         artifact.check(found.folder)
     if found.layout == "meta":
         config, state = meta.load_state(found.folder, dtype=dtype, device=device)
+    elif found.layout == "adapter":
+        config = load_config(path, base=base)
+        state = {n: t.to(device, dtype or t.dtype) for n, t in read_weights(path, config, base=base)}
     else:
-        config = _read_config(found.folder)
+        config = read_config(found.folder)
         with TensorReader.of_folder(found.folder) as reader:
             state = dict(_read_state(reader, config, found.folder, dtype=dtype, device=device))
     with torch.device("meta"):
@@ -131,12 +143,15 @@ def load_model(
     return model, config
 
 
-def read_weights(path: Path | str, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+def read_weights(
+    path: Path | str, config: ModelConfig, *, base: Path | str | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Every whole parameter of a model that a run begins with or goes on from, one by one, as stored.
 
     Args:
         path: See `resolve`.
         config: The shape that is expected.
+        base: Of an adapter, which is merged into it.
 
     Raises:
         PunaError: The model at the path has another shape.
@@ -146,7 +161,11 @@ def read_weights(path: Path | str, config: ModelConfig) -> Iterator[tuple[str, T
         check_fits(meta.load_config(found.folder), config, where=found.folder)
         yield from meta.load_state(found.folder, dtype=None, device="cpu")[1].items()
         return
-    check_fits(_read_config(found.folder), config, where=found.folder)
+    if found.layout == "adapter":
+        adapter = peft.read_adapter(found.folder)
+        yield from peft.merged(read_weights(peft.base_of(found.folder, base), config), adapter, config)
+        return
+    check_fits(read_config(found.folder), config, where=found.folder)
     with TensorReader.of_folder(found.folder) as reader:
         yield from _read_state(reader, config, found.folder, dtype=None, device="cpu")
 
@@ -215,13 +234,16 @@ def check_fits(found: ModelConfig, asked: ModelConfig, *, where: Path | str) -> 
             )
 
 
-def load_tokenizer(path: Path | str) -> Tokenizer:
-    """The tokenizer beside the model at a path.
+def load_tokenizer(path: Path | str, *, base: Path | str | None = None) -> Tokenizer:
+    """The tokenizer beside the model at a path; an adapter that has none uses its base's.
 
     Raises:
         MissingError: There is none.
     """
-    folder = resolve(path).folder
+    found = resolve(path)
+    folder = found.folder
+    if found.layout == "adapter" and not (folder / "tokenizer.json").is_file():
+        return load_tokenizer(peft.base_of(folder, base))
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise MissingError(f"{folder} has no tokenizer.json and no tokenizer.model. Copy the model's tokenizer there.")
     return Tokenizer.load(folder if (folder / "tokenizer.json").is_file() else folder / "tokenizer.model")
@@ -284,7 +306,7 @@ def write_content(
     write_side(folder, config, tokenizer=tokenizer, card=card, dtype=dtype)
     state = model.state_dict()
     parts = {
-        part.name: piece for ours, parts in huggingface.tensor_map(config) for part, piece in _cut(state[ours], parts)
+        part.name: piece for ours, parts in huggingface.tensor_map(config) for part, piece in cut(state[ours], parts)
     }
     return write_sharded(
         folder,
@@ -323,65 +345,12 @@ def write_side(
     (folder / "README.md").write_text(cards.render(card or Card(), config, dtype=dtype_name(dtype)), encoding="utf-8")
 
 
-def _cut(fused: Tensor, parts: Sequence[huggingface.Part]) -> Iterator[tuple[huggingface.Part, Tensor]]:
+def cut(fused: Tensor, parts: Sequence[huggingface.Part]) -> Iterator[tuple[huggingface.Part, Tensor]]:
+    """The logical tensors of a fused one, as views."""
     return zip(parts, fused.detach().split([part.rows for part in parts]), strict=True)
 
 
-def export(
-    source: Path | str,
-    out: Path | str,
-    *,
-    dtype: torch.dtype | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    progress: Callable[[int], None] = lambda n_bytes: None,
-) -> ModelConfig:
-    """Write the model at a path as a sealed Hugging Face folder without ever holding it: a block of rows at a time.
-
-    Args:
-        source: See `resolve`; a folder with safetensors, in one piece or many.
-        out: The folder; it is new or empty.
-        dtype: Of the weights; None keeps each tensor's.
-        max_shard_bytes: Limit of one weights file.
-        progress: Is told of bytes that were written.
-
-    Returns:
-        The model's shape.
-
-    Raises:
-        PunaError: As `load_model`; or the disk is too small.
-    """
-    found, out = resolve(source), Path(out)
-    if found.layout == "meta":
-        model, config = load_model(source, dtype=dtype)
-        save_model(out, model, config, tokenizer=_tokenizer_in(found.folder), max_shard_bytes=max_shard_bytes)
-        return config
-    config = _read_config(found.folder)
-    if is_sealed(found.folder):
-        artifact.check(found.folder)
-    with TensorReader.of_folder(found.folder) as reader:
-        check_shapes({name: reader.shape(name) for name in reader}, config, where=found.folder)
-        names = [part.name for _, parts in huggingface.tensor_map(config) for part in parts]
-        entries = [Entry(name, dtype or reader.dtype(name), reader.shape(name)) for name in names]
-        need_free_space(out, sum(entry.nbytes for entry in entries) + (64 << 20))
-
-        def blocks(name: str) -> Iterator[Tensor]:
-            for block in reader.blocks(name):
-                block = block if dtype is None else block.to(dtype)
-                yield block
-                progress(block.nbytes)
-            reader.forget()
-
-        def write(folder: Path) -> dict[str, Written]:
-            kind = dtype or reader.dtype(names[0])
-            write_side(folder, config, tokenizer=_tokenizer_in(found.folder), card=Card(name=out.name), dtype=kind)
-            if dtype is None and (found.folder / "README.md").is_file():  # it knows what the model was made from
-                shutil.copyfile(found.folder / "README.md", folder / "README.md")
-            return write_sharded(folder, entries, blocks, max_shard_bytes=max_shard_bytes)
-
-        write_whole(out, write, kind="checkpoint")
-    return config
-
-
-def _tokenizer_in(folder: Path) -> Tokenizer | None:
+def find_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer in a model's folder, if it has one."""
     there = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     return load_tokenizer(folder) if there else None

@@ -34,7 +34,7 @@ from torch.futures import Future
 from puna.checkpoint.layout import STATE, Layout, Place, Stored
 from puna.checkpoint.pieces import Pieces
 from puna.checkpoint.safetensors_file import Entry, SafetensorsFile, Written, write_file
-from puna.checkpoint.tensors import WEIGHTS
+from puna.checkpoint.tensors import BLOCK_BYTES, WEIGHTS
 from puna.core.errors import CorruptError
 
 
@@ -314,7 +314,13 @@ def _read_box(file: SafetensorsFile, place: Place, offsets: Sequence[int], targe
     if not cut and target.is_contiguous() and target.device.type == "cpu" and target.dtype == entry.dtype:
         file.read_into(place.key, target, start=first)
         return
-    shape = (target.shape[0], *place.sizes[1:]) if target.dim() else ()
-    buffer = torch.empty(shape, dtype=entry.dtype)
-    file.read_into(place.key, buffer, start=first)
-    target.copy_(buffer[cut] if cut else buffer)
+    if not target.dim():
+        target.copy_(file.read(place.key))
+        return
+    width = prod(place.sizes[1:])  # of a row in the file; a block of rows at a time
+    step = max(1, BLOCK_BYTES // max(1, width * entry.dtype.itemsize))
+    for begin in range(0, target.shape[0], step):
+        part = target[begin : begin + step]
+        buffer = torch.empty((part.shape[0], *place.sizes[1:]), dtype=entry.dtype)
+        file.read_into(place.key, buffer, start=first + begin * width)
+        part.copy_(buffer[cut] if cut else buffer)

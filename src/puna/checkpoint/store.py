@@ -28,10 +28,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from puna.checkpoint import whole
+from puna.checkpoint.card import Card
 from puna.checkpoint.durable import DurableTier
+from puna.checkpoint.export import export_together
 from puna.checkpoint.failures import FILE as FAILURES
 from puna.checkpoint.failures import Failures
 from puna.checkpoint.finding import Finder, all_damaged
+from puna.checkpoint.format import MAX_SHARD_BYTES
 from puna.checkpoint.layout import STATE, Layout
 from puna.checkpoint.pieces import Pieces
 from puna.checkpoint.ranks import Ranks, replica_transfers
@@ -344,6 +347,30 @@ class CheckpointStore:
         values = self.values(path)
         self._loaded_step = step_of(path.name) or 0
         return values
+
+    def export(self, step: int, out: Path, *, card: Card, max_shard_bytes: int = MAX_SHARD_BYTES) -> str:
+        """Stream the model of a checkpoint into a Hugging Face folder, all ranks together. Collective.
+
+        Args:
+            step: Of a finished save.
+            out: The folder; replaced.
+            card: What its model card says.
+            max_shard_bytes: Limit of one weights file.
+
+        Returns:
+            Its fingerprint.
+
+        Raises:
+            CorruptError: The checkpoint is damaged in all tiers.
+        """
+        self._finder.steps()
+        if trouble := self._finder.make_whole(step):
+            raise CorruptError(
+                f"{self.path(step)} cannot be made the finished model: {trouble}. The same command goes on from an "
+                "older checkpoint."
+            )
+        self._finder.bring_all(self.path(step))
+        return export_together(self.path(step), out, ranks=self._ranks, card=card, max_shard_bytes=max_shard_bytes)
 
     def values(self, path: Path) -> dict[str, Any]:
         """The JSON values of a checkpoint."""

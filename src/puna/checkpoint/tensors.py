@@ -5,7 +5,7 @@ a `layout.json` that says which box of which tensor lies where (`layout.py`). Te
 time, never all at once, so loading a model needs its own size and no more. Nothing is unpickled.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from puna.core.files import read_json, write_json
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BLOCK_BYTES = 32 << 20  # of the rows that are in memory at once when a tensor is streamed
+OPEN_FILES = 256  # a checkpoint of thousands of ranks has more than a process may have open
 
 
 class TensorReader:
@@ -36,12 +37,13 @@ class TensorReader:
         self._files: dict[str, SafetensorsFile] = {}
 
     @classmethod
-    def of_folder(cls, folder: Path, *, below: str = "") -> "TensorReader":
+    def of_folder(cls, folder: Path, *, below: str = "", only: Container[str] | None = None) -> "TensorReader":
         """The tensors of a folder.
 
         Args:
             folder: A Hugging Face folder or a checkpoint with a layout.
             below: Of a checkpoint, read those whose names begin so, under the rest of their names; empty: the weights.
+            only: Of a checkpoint, look at these tensors alone; None: all.
 
         Raises:
             MissingError: A file is not there.
@@ -53,6 +55,8 @@ class TensorReader:
                 chosen = {n.removeprefix(below): t for n, t in tensors.items() if n.startswith(below)}
             else:
                 chosen = {n: t for n, t in tensors.items() if not n.startswith(layout.STATE)}
+            if only is not None:
+                chosen = {name: stored for name, stored in chosen.items() if name in only}
             return cls(folder, chosen)._opened()
         reader = cls(folder, {})
         try:
@@ -84,27 +88,38 @@ class TensorReader:
             )
             raise MissingError(f"{self.folder} has neither {WEIGHTS} nor {INDEX}.{hint}")
         for name, file in weight_map.items():
-            entry = self._files[file].entries[name]
+            entry = self._open(file).entries[name]
             yield name, Stored(entry.dtype, entry.shape, (Place((0,) * len(entry.shape), entry.shape, file, name),))
 
     def _opened(self) -> "TensorReader":
-        """Open every file and compare it with the layout."""
+        """Compare every file with the layout."""
+        by_file = sorted(
+            ((place, name, stored) for name, stored in self._tensors.items() for place in stored.places),
+            key=lambda item: item[0].file,
+        )
         try:
-            for name, stored in self._tensors.items():
-                for place in stored.places:
-                    entry = self._open(place.file).entries.get(place.key)
-                    if entry is None or entry.shape != place.sizes or entry.dtype != stored.dtype:
-                        path = self.folder / place.file
-                        raise CorruptError(f"{path} does not hold {place.key} as {layout.FILE} says ({name})")
+            for place, name, stored in by_file:
+                entry = self._open(place.file).entries.get(place.key)
+                if entry is None or entry.shape != place.sizes or entry.dtype != stored.dtype:
+                    path = self.folder / place.file
+                    raise CorruptError(f"{path} does not hold {place.key} as {layout.FILE} says ({name})")
         except BaseException:
             self.close()
             raise
         return self
 
     def _open(self, file: str) -> SafetensorsFile:
-        if file not in self._files:
-            self._files[file] = SafetensorsFile(self.folder / file)
-        return self._files[file]
+        """The file, open; of very many the one that was used longest ago is closed for it."""
+        found = self._files.pop(file, None) or SafetensorsFile(self.folder / file)
+        if len(self._files) >= OPEN_FILES:
+            self._files.pop(next(iter(self._files))).close()
+        self._files[file] = found
+        return found
+
+    @property
+    def layout(self) -> Layout:
+        """Where every tensor lies."""
+        return Layout(self._tensors)
 
     def close(self) -> None:
         """Close the files."""
@@ -140,7 +155,7 @@ class TensorReader:
         """A whole tensor, in memory of its own."""
         stored = self._tensors[name]
         if not stored.shape or not prod(stored.shape):
-            return self._files[stored.places[0].file].read(stored.places[0].key)
+            return self._open(stored.places[0].file).read(stored.places[0].key)
         return self.rows(name, 0, stored.shape[0])
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
@@ -169,7 +184,7 @@ class TensorReader:
         end = min(first + out.shape[0], place.offsets[0] + place.sizes[0])
         if begin >= end:
             return
-        width, file = prod(place.sizes[1:]), self._files[place.file]
+        width, file = prod(place.sizes[1:]), self._open(place.file)
         target = out[begin - first : end - first]
         for dim, (offset, size) in enumerate(zip(place.offsets[1:], place.sizes[1:], strict=True), start=1):
             target = target.narrow(dim, offset, size)
@@ -199,6 +214,23 @@ def write_sharded(
     Raises:
         PunaError: The disk is full.
     """
+    files = deal_out(entries, max_shard_bytes=max_shard_bytes)
+    written = {
+        name: write_file(folder / name, shard, (block for entry in shard for block in blocks(entry.key)))
+        for name, shard in files.items()
+    }
+    if len(files) > 1:
+        write_index(folder, {e.key: name for name, shard in files.items() for e in shard}, entries)
+    return written
+
+
+def deal_out(entries: Sequence[Entry], *, max_shard_bytes: int) -> dict[str, list[Entry]]:
+    """Which tensors lie in which weights file of a Hugging Face folder, in order.
+
+    Args:
+        entries: The tensors in order.
+        max_shard_bytes: Limit of one file; a single larger tensor gets a file of its own.
+    """
     shards: list[list[Entry]] = [[]]
     for entry in entries:
         if shards[-1] and sum(e.nbytes for e in shards[-1]) + entry.nbytes > max_shard_bytes:
@@ -206,13 +238,7 @@ def write_sharded(
         shards[-1].append(entry)
     count = len(shards)
     names = [WEIGHTS] if count == 1 else [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-    written = {
-        name: write_file(folder / name, shard, (block for entry in shard for block in blocks(entry.key)))
-        for name, shard in zip(names, shards, strict=True)
-    }
-    if count > 1:
-        write_index(folder, {e.key: name for name, shard in zip(names, shards, strict=True) for e in shard}, entries)
-    return written
+    return dict(zip(names, shards, strict=True))
 
 
 def write_index(folder: Path, weight_map: Mapping[str, str], entries: Iterable[Entry]) -> None:

@@ -64,8 +64,7 @@ def write_whole(path: Path, write: Callable[[Path], Mapping[str, Written] | None
         UsageError: At `path` is something that was not made here.
         PunaError: It cannot be written; what was at `path` is still there.
     """
-    if path.exists() and not is_sealed(path) and (path.is_file() or any(path.iterdir())):
-        raise UsageError(f"{path} is there already and holds other files; choose another folder. Nothing was written.")
+    refuse_foreign(path)
     try:
         known = write(begin(path))
         return commit(path, kind=kind, known=known)
@@ -75,6 +74,16 @@ def write_whole(path: Path, write: Callable[[Path], Mapping[str, Written] | None
         ) from error
     finally:
         shutil.rmtree(temporary_of(path), ignore_errors=True)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to replace what was not made here.
+
+    Raises:
+        UsageError: At `path` are files without a seal.
+    """
+    if path.exists() and not is_sealed(path) and (path.is_file() or any(path.iterdir())):
+        raise UsageError(f"{path} is there already and holds other files; choose another folder. Nothing was written.")
 
 
 def remove(path: Path) -> None:

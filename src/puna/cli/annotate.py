@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from puna.cli import annotate_exchange
 from puna.cli.stage_verb import HELP, examples, stage_command
 
 
@@ -258,6 +259,8 @@ def log(database: str, folder: str, every_revision: bool) -> None:
     console.say(f"{len(items)} items and {len(labels)} labels in {folder}")
 
 
+command.add_command(annotate_exchange.read)
+command.add_command(annotate_exchange.write)
 command.add_command(
     stage_command(
         "annotate items",
@@ -271,7 +274,7 @@ Models answer the same prompts; each item holds two different answers, in turn f
 command.add_command(
     stage_command(
         "annotate label",
-        """Have items judged: by people's log, by a judge model, or by simulated annotators.
+        """Have items judged: by people, by a judge model, or by simulated annotators.
 """,
         "puna annotate label round/label",
     )

@@ -22,11 +22,21 @@ from puna.cli.threads import choose_waiting
 @click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="Likeliest tokens kept; 0: all.")
 @click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1), help="Longest answer.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the first answer.")
-def command(path: str, system: str, temperature: float, top_p: float, top_k: int, max_tokens: int, seed: int) -> None:
+@click.option("--base", type=click.Path(), help="Base of an adapter, where it is not found by itself.")
+def command(
+    path: str,
+    system: str,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_tokens: int,
+    seed: int,
+    base: str | None,
+) -> None:
     """Talk to a model in the terminal.
 
-    PATH is a run folder or a Hugging Face folder. /help in the chat lists its commands; Ctrl-C stops an answer, Ctrl-D
-    leaves.
+    PATH is a run folder, a Hugging Face folder or an adapter. /help in the chat lists its commands; Ctrl-C stops an
+    answer, Ctrl-D leaves.
     """
     choose_waiting()
     from puna.core import console
@@ -34,7 +44,7 @@ def command(path: str, system: str, temperature: float, top_p: float, top_k: int
     from puna.infer.engine import Engine
     from puna.serve.terminal import chat_loop
 
-    engine = Engine.load(path)
+    engine = Engine.load(path, base=base)
     console.say(f"{engine.name}. /help lists commands, Ctrl-D leaves.")
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     chat_loop(engine, read_line=input, write=console.write, sampling=sampling, system=system)

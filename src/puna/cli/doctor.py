@@ -11,23 +11,29 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn"),
     "annotate": ("sqlalchemy", "alembic", "scipy"),
     "sentencepiece": ("sentencepiece",),
+    "tracking": ("tensorboard", "wandb"),
     "docs": ("sphinx", "myst_parser", "furo"),
 }
 """Modules of each extra in pyproject.toml that a user may want."""
 
 
 @click.command("doctor", context_settings=HELP, epilog=examples("puna doctor", "puna doctor --quick"))
-@click.option("--quick", is_flag=True, help="Leave the measurement out.")
+@click.option("--quick", is_flag=True, help="Leave out what is measured and tried out.")
 def command(quick: bool) -> None:
     """Say what this machine can do and what is missing.
 
-    Python, torch, device, threads, memory, disk, the matrix-product rate that it reaches, and the pip line of every
-    extra that is not installed. Changes nothing.
+    Python, torch, device, threads, memory, disk, the matrix-product rate that it reaches, whether programs that a model
+    writes can be run safely (tried out with harmless attacks), and the pip line of every extra that is not installed.
+    Changes nothing.
     """
     from puna.core import console
 
     missing = _missing_extras()
     rows = [*_machine_rows(), *_torch_rows(quick)]
+    if not quick:
+        from puna.sandbox.self_test import self_test
+
+        rows += self_test()
     rows += [(f"extra {name}", "missing: " + ", ".join(absent) if absent else "ok") for name, absent in missing.items()]
     console.table("", ["what", "value"], rows)
     wanted = [name for name, absent in missing.items() if absent]

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,6 +24,7 @@ from puna.core.errors import PunaError
 VERBS = {
     "run": "Run a pipeline: several stages in a row.",
     "demo": "The whole way on this machine: raw text in, a chat out.",
+    "recipes": "List, copy, print and check recipes.",
     "show": "Print every field of a recipe with value, origin, meaning.",
     "tokenize": "Train a tokenizer, pack shards, compare tokenizers.",
     "local-crawl": "Write this machine's documentation as a web archive.",
@@ -39,6 +41,7 @@ VERBS = {
     "dpo": "Align a model to preference pairs.",
     "ppo": "Align a model to rewards by sampling: PPO, GRPO, RLOO.",
     "annotate": "Collect preferences from people, check them.",
+    "round": "Rounds of post-training: from preferences to the next model.",
     "average": "Average the weights of checkpoints.",
     "eval": "Score a model on tasks, with intervals.",
     "report": "Write the report page of a run.",
@@ -53,8 +56,26 @@ VERBS = {
 MODULES = {"eval": "evaluate", "local-crawl": "local_crawl"}
 
 
+class _ReaderGoneError(Exception):
+    """Whoever read the output has gone; click would make an exit code of its own of the BrokenPipeError."""
+
+
 class Verbs(click.Group):
     """The group that imports a verb when it is asked for."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the words; help is printed here."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Verbs in the order of the work, not of the alphabet."""
@@ -133,16 +154,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _tell("interrupted", 130)
-    except BrokenPipeError:
-        # the reader went away (`puna show x | head`); keep Python from complaining while it shuts down
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except (BrokenPipeError, _ReaderGoneError):
+        return _reader_is_gone()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich makes an exit code of its own of it
+            return _reader_is_gone()
+        raise
     except OSError as error:
         if not error.filename:
             return _tell_unexpected(error)
         return _tell(f"cannot use {error.filename}: {error.strerror or type(error).__name__}", 1)
     except Exception as error:
         return _tell_unexpected(error)
+    return 0
+
+
+def _reader_is_gone() -> int:
+    """The reader has seen enough (`puna show x | head`); keep Python from complaining while it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

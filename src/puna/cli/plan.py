@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from puna.cli.numbers import FiniteRange
 from puna.cli.stage_verb import HELP, examples
 
 
@@ -23,7 +24,7 @@ from puna.cli.stage_verb import HELP, examples
 @click.option("--seq", default="8192", show_default=True, help="Tokens of a sequence; 128k counts in 1024s.")
 @click.option("--batch-tokens", default="4M", show_default=True, help="Tokens of a step; 4M counts in 1024s.")
 @click.option("--precision", type=click.Choice(["bf16", "fp8", "fp4"]), default="bf16", show_default=True)
-@click.option("--network", "gbit", type=click.FloatRange(min=1), help="Gb/s of network a node; default: the usual.")
+@click.option("--network", "gbit", type=FiniteRange(min=1), help="Gb/s of network a node; default: the usual.")
 @click.option("--tp", type=click.IntRange(min=1), help="Only layouts with this degree.")
 @click.option("--pp", type=click.IntRange(min=1), help="Only layouts with this degree.")
 @click.option("--cp", type=click.IntRange(min=1), help="Only layouts with this degree.")

@@ -20,6 +20,7 @@ from puna.cli.threads import choose_waiting
 @click.option("--host", help="Address to listen on; the default can be reached from this machine only.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.")
 @click.option("--api-key-file", type=click.Path(), help="File with the key that every request must bring.")
+@click.option("--base", type=click.Path(), help="Base of an adapter, where it is not found by itself.")
 @click.option("--settings", is_flag=True, help="Print every setting that KEY=VALUE can change, and end.")
 def command(
     path: str,
@@ -27,11 +28,13 @@ def command(
     host: str | None,
     port: int | None,
     api_key_file: str | None,
+    base: str | None,
     settings: bool,
 ) -> None:
     """Serve a model: OpenAI-compatible API and a chat page.
 
-    PATH is a run folder or a Hugging Face folder. The page is at /, the API at /v1. Ctrl-C lets running answers end.
+    PATH is a run folder, a Hugging Face folder or an adapter. The page is at /, the API at /v1. Ctrl-C lets
+    running answers end.
     """
     choose_waiting()
     from puna.cli.fields import show_fields
@@ -57,4 +60,4 @@ def command(
     with listener.socket:
         from puna.infer.engine import Engine
 
-        serve(Engine.load(path), listener=listener, config=chosen)
+        serve(Engine.load(path, base=base), listener=listener, config=chosen)

@@ -35,6 +35,9 @@ def command(recipe: str | None, overrides: tuple[str, ...], verb: str | None, as
         return
     if recipe is not None and "=" in recipe:
         recipe, overrides = None, (recipe, *overrides)
+    if recipe is None and verb is not None and not (overrides or as_toml):
+        show_fields(f"defaults of `puna {verb}`", config.describe_defaults(showing.schema_of(verb)))
+        return
     path = recipes.find_recipe(recipe) if recipe else None
     shown = showing.resolve(path, overrides, verb)
     if as_toml:

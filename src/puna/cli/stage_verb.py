@@ -47,7 +47,7 @@ def stage_command(verb: str, help_text: str, *example_lines: str) -> click.Comma
     @run_options
     def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, accept_drift: bool, fresh: bool) -> None:
         from puna.core import config
-        from puna.stages import pipeline, recipes, stage
+        from puna.stages import makers, recipes, stage
 
         opening = choose_waiting(tell=False)
         path = recipes.find_recipe(recipe)
@@ -57,7 +57,7 @@ def stage_command(verb: str, help_text: str, *example_lines: str) -> click.Comma
             chosen,
             resolved,
             command=shlex.join(["puna", *verb.split(), recipes.as_typed(path), *overrides]),
-            makers=pipeline.makers_near(path),
+            makers=makers.makers_near(path),
             accept_drift=accept_drift,
             fresh=fresh,
             dry_run=dry_run,

@@ -1,10 +1,15 @@
 """`puna train`: pretrain a model on packed shards; `--dry-run --world-size N` rehearses one rank of a large run."""
 
+import re
 from typing import Any
 
 import click
 
+from puna.cli.numbers import FiniteRange
 from puna.cli.stage_verb import stage_command
+
+LLAMA3_FAILURES = 2.2e-5
+"""Interruptions an hour and GPU: 466 in 54 days on 16,384 (2407.21783, section 3.3.4)."""
 
 HELP = """Pretrain a model on packed shards.
 
@@ -26,13 +31,11 @@ command = stage_command(
 
 for _option in (
     click.Option(["--world-size"], type=click.IntRange(1), help="With --dry-run: rehearse a run of so many processes."),
-    click.Option(["--gpu"], default="H100", show_default=True, help="With --world-size: the card."),
+    click.Option(["--gpu"], help="With --world-size: the card; default: H100."),
     click.Option(
         ["--failures"],
-        type=float,
-        default=2.2e-5,
-        show_default=True,
-        help="With --world-size: interruptions an hour and GPU (default: Llama 3's).",
+        type=FiniteRange(min=0),
+        help="With --world-size: interruptions an hour and GPU; default: 2.2e-5, as Llama 3's.",
     ),
     click.Option(["--json", "as_json"], is_flag=True, help="With --world-size: one JSON object as the last line."),
 ):
@@ -41,10 +44,21 @@ for _option in (
 _plain = command.callback
 
 
-def _callback(world_size: int | None, gpu: str, failures: float, as_json: bool, **rest: Any) -> None:
+def _callback(world_size: int | None, gpu: str | None, failures: float | None, as_json: bool, **rest: Any) -> None:
     if world_size is None:
-        if as_json:
-            raise click.UsageError("--json needs --dry-run and --world-size")
+        given = [
+            name
+            for name, is_given in (
+                ("--gpu", gpu is not None),
+                ("--failures", failures is not None),
+                ("--json", as_json),
+            )
+            if is_given
+        ]
+        if given:
+            raise click.UsageError(
+                f"{' and '.join(given)} describe a large run that is rehearsed: add --dry-run --world-size N"
+            )
         assert _plain is not None
         _plain(**rest)
         return
@@ -55,8 +69,13 @@ def _callback(world_size: int | None, gpu: str, failures: float, as_json: bool, 
     from puna.stages.dry_run import dry_run
     from puna.stages.pretrain import PretrainRecipe
 
+    if gpu is not None and re.match(r"\s*\d+\s*[xX*]", gpu):
+        raise click.UsageError(
+            f"--gpu is the kind of card alone, for example H100; --world-size says how many, got {gpu}"
+        )
     resolved = config.load(PretrainRecipe, recipes.find_recipe(rest["recipe"]), rest["overrides"])
-    dry_run(resolved.config, world_size=world_size, gpu=gpu, failures=failures, as_json=as_json)
+    failures = LLAMA3_FAILURES if failures is None else failures
+    dry_run(resolved.config, world_size=world_size, gpu=gpu or "H100", failures=failures, as_json=as_json)
 
 
 command.callback = _callback

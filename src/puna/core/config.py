@@ -283,6 +283,24 @@ def _describe(config: Config, prefix: str, origins: Mapping[str, str]) -> Iterat
             )
 
 
+def describe_defaults(schema: type[Config], prefix: str = "") -> list[Field]:
+    """Every leaf of a config class with its default; what has none says that it must be given."""
+    rows = list[Field]()
+    for name, field in schema.model_fields.items():
+        key, meaning = f"{prefix}{name}", " ".join((field.description or "").split())
+        if not field.is_required():
+            value = field.get_default(call_default_factory=True)
+            if isinstance(value, Config):
+                rows += _describe(value, f"{key}.", {})
+            else:
+                rows.append(Field(key, _toml_value(_plain(value)), "default", meaning))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            rows += describe_defaults(field.annotation, f"{key}.")
+        else:
+            rows.append(Field(key, "?", "must be given", meaning))
+    return rows
+
+
 def _plain(value: Any) -> Any:
     """The value in JSON types."""
     if isinstance(value, Config):

@@ -35,6 +35,7 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     @property
     def checkpoints(self) -> Path:
@@ -62,9 +63,11 @@ class RunFolder:
             file.write(toml)
 
     def metrics(self, record: dict[str, Any]) -> None:
-        """Append one record to `metrics.jsonl`."""
+        """Append one record to `metrics.jsonl`, and tell the listeners of it."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        for listener in self.listeners:
+            listener(record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Every whole record; a line cut short by a kill is left out."""

@@ -38,6 +38,8 @@ class PackedLoader:
         weights: Share of the tokens by source name, normalised. None means by size. A source without a weight, or with
             0, is left out.
         later: Other weights from certain rows of the global stream on: `(row, weights)`, rows rising from above 0.
+        cuts: Shorter pieces from certain rows on: `(row, tokens)`, rows rising; a piece that is longer, counted from
+            the row's beginning, is cut into several, which do not see each other. Which tokens a row holds stays.
         rows: Rows of the global batch.
         sequence_length: Tokens of a row.
         seed: Seed of the order.
@@ -57,6 +59,7 @@ class PackedLoader:
         *,
         weights: Mapping[str, float] | None = None,
         later: Sequence[tuple[int, Mapping[str, float]]] = (),
+        cuts: Sequence[tuple[int, int]] = (),
         rows: int,
         sequence_length: int,
         seed: int,
@@ -80,7 +83,9 @@ class PackedLoader:
             raise ConfigError([f"a batch of {rows} rows cannot be shared by {world} processes; make rows a multiple"])
         if sequence_length < 2:
             raise ConfigError([f"sequence_length is {sequence_length}; it must be at least 2"])
-        self._row = 0
+        if bad := [n for _, n in cuts if n < 2 or sequence_length % n]:
+            raise ConfigError([f"rows of {sequence_length} tokens cannot be cut every {bad[0]}; name a divisor"])
+        self._row, self._cuts = 0, tuple(cuts)
         self._streams = {
             name: SourceStream(sources[name], sequence_length=sequence_length, window_rows=window_rows, seed=seed)
             for name in chosen
@@ -119,13 +124,14 @@ class PackedLoader:
     def next_batch(self) -> PackedBatch:
         """The next batch, or this rank's rows of it."""
         rows: list[tuple[str, Row]] = []
+        every = next((n for start, n in reversed(self._cuts) if self._row >= start), self._length)
         for index in range(self._rows):
             name = self._choose()
             if index in self._mine:
                 rows.append((name, self._streams[name].next_row()))
             else:
                 self._streams[name].skip_row()
-        return self._fill(rows)
+        return self._fill(rows, every)
 
     def state(self) -> dict[str, Any]:
         """Where the loader stands, in JSON types; a few hundred bytes. The same on every rank."""
@@ -167,7 +173,7 @@ class PackedLoader:
         self._row += 1
         return best
 
-    def _fill(self, rows: Sequence[tuple[str, Row]]) -> PackedBatch:
+    def _fill(self, rows: Sequence[tuple[str, Row]], every: int) -> PackedBatch:
         shape = len(rows), self._length
         n = shape[0] * shape[1]
         views: list[NDArray[np.uint32]] = []
@@ -183,6 +189,9 @@ class PackedLoader:
         ends = np.cumsum(lengths)
         targets[:-1] = tokens[1:]
         targets[ends - 1] = following
+        if every < self._length:  # the last token before a cut still has the one behind it as its target
+            ends = np.union1d(ends, np.arange(every, n + 1, every))
+            lengths = np.diff(ends, prepend=0)
         positions = self._places - np.repeat((ends - lengths).astype(np.int32), lengths)
         return PackedBatch(
             tokens=tokens.reshape(shape),

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,11 @@ def _answer_questions(generator: Generator, task: Task, items: Sequence[Item]) -
         offset = int.from_bytes(hashlib.sha256(questions[0].id.encode()).digest()[:4], "big")
         sampling = replace(sampling, seed=sampling.seed + offset)
     completions = generator.complete([item.prompt for item in questions], sampling)
-    return [_answer_record(item, done) for item, done in zip(questions, completions, strict=True)]
+    assert len(completions) == len(questions), f"{len(completions)} answers to {len(questions)} questions"
+    if task.judged_at_once == 1:
+        return list(map(_answer_record, questions, completions))
+    with ThreadPoolExecutor(task.judged_at_once) as threads:
+        return list(threads.map(_answer_record, questions, completions))
 
 
 def _answer_record(item: AnswerItem, completion: Completion) -> Record:

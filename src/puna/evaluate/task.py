@@ -116,6 +116,7 @@ class Task:
         sampling: How answers are drawn; greedy unless the task says otherwise.
         n_shot: Solved examples in each prompt.
         about: One line: where the items come from, what is right.
+        judged_at_once: Answers judged side by side, where a judge waits for other processes.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Task:
     sampling: Sampling = GREEDY
     n_shot: int = 0
     about: str = ""
+    judged_at_once: int = 1
 
     def __post_init__(self) -> None:
         assert self.items, f"task {self.name} has no items"

@@ -81,16 +81,18 @@ class Engine:
         max_batch: int = 32,
         max_len: int | None = None,
         cache_tokens: int | None = None,
+        base: Path | str | None = None,
     ) -> "Engine":
         """Load a checkpoint folder, or the model of a run folder.
 
         Args:
-            path: Hugging Face folder, run folder, or Meta's layout.
+            path: Hugging Face folder, run folder, Meta's layout, or an adapter, which is merged into its base.
             dtype: By default float32 on a CPU and bfloat16 on a GPU.
             device: By default the GPU when there is one.
             max_batch: Most answers written together.
             max_len: Context in tokens; by default the model's.
             cache_tokens: Room of the kv cache over all rows; by default what a quarter of the free memory holds.
+            base: Of an adapter, where it is not found by what the adapter says.
 
         Raises:
             MissingError: There is no model.
@@ -98,10 +100,10 @@ class Engine:
         """
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-        model, shape = checkpoint.load_model(path, dtype=dtype, device=device)
+        model, shape = checkpoint.load_model(path, dtype=dtype, device=device, base=base)
         if shape.head == "score":
             raise UsageError(f"{path} is a reward model: it scores text and writes none. Name a language model.")
-        tokenizer = checkpoint.load_tokenizer(path)
+        tokenizer = checkpoint.load_tokenizer(path, base=base)
         folder = Path(path).resolve()
         name = folder.parent.name if folder.name == "model" else folder.name
         return cls(model, tokenizer, name=name, max_batch=max_batch, max_len=max_len, cache_tokens=cache_tokens)

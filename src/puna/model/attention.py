@@ -26,11 +26,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from puna.model import cpu_kernels
+from puna.model import adapted_kernels, cpu_kernels
 from puna.model.config import ModelConfig
 from puna.model.context import ContextLayout
 from puna.model.kv_cache import CacheStep
 from puna.model.layout import DocumentLayout
+from puna.model.projection import Projection
 from puna.model.rope import rotate
 from puna.model.split import WHOLE, Split
 from puna.model.tree_attention import attend_trees
@@ -49,8 +50,9 @@ class Attention(nn.Module):
         super().__init__()
         self.split, self.head_dim = split, config.head_dim
         self.n_heads, self.n_kv_heads = config.n_heads // split.tp, config.n_kv_heads // split.tp
-        self.qkv = nn.Linear(config.dim, (self.n_heads + 2 * self.n_kv_heads) * self.head_dim, bias=False)
-        self.output = nn.Linear(self.n_heads * self.head_dim, config.dim, bias=False)
+        heads, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        self.qkv = Projection(config.dim, {"q_proj": heads, "k_proj": kv, "v_proj": kv})
+        self.output = Projection(heads, {"o_proj": config.dim})
 
     def forward(
         self,
@@ -69,12 +71,16 @@ class Attention(nn.Module):
             cache: The step of the kv cache and this layer's number, or None.
             only_W: The tokens whose output is wanted; None: all.
         """
-        x_TD = self.split.gather(x_TD)
         if cache is None and cpu_kernels.suits(x_TD):
-            weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight, self.n_heads + self.n_kv_heads, self.head_dim)
-            o_TD = self._attend_on_cpu(nn.functional.linear(x_TD, weight_ED), turn, layout)
+            n_rotated = self.n_heads + self.n_kv_heads
+            if self.qkv.is_plain:
+                weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight, n_rotated, self.head_dim)
+                qkv_TE = self.split.gathered_product(x_TD, weight_ED)
+            else:
+                qkv_TE = cpu_kernels.interleave_pairs(self.qkv(x_TD).T, n_rotated, self.head_dim).T.contiguous()
+            o_TD = self._attend_on_cpu(qkv_TE, turn, layout)
             return self.split.reduce_scatter(self.output(_chosen(o_TD, only_W)))
-        heads = self.qkv(x_TD).unflatten(-1, (-1, self.head_dim))
+        heads = self.split.gathered(self.qkv, x_TD).unflatten(-1, (-1, self.head_dim))
         q_TNH, k_TKH, v_TKH = heads.split((self.n_heads, self.n_kv_heads, self.n_kv_heads), dim=1)
         q_TNH, k_TKH = rotate(q_TNH, *turn), rotate(k_TKH, *turn)
         if cache is None and isinstance(layout, ContextLayout):
@@ -109,6 +115,11 @@ class Attention(nn.Module):
             only_W: As in `forward`.
         """
         n_rotated = self.n_heads + self.n_kv_heads
+        if not (self.qkv.is_plain and self.output.is_plain):
+            qkv = adapted_kernels.Merged(self.qkv, norm_D=norm_D, rotated=(n_rotated, self.head_dim))
+            x_TD, qkv_TE = adapted_kernels.normed_linear(x_TD, qkv, eps)
+            o_WD = _chosen(self._attend_on_cpu(qkv_TE, turn, layout), only_W)
+            return adapted_kernels.add_linear(_chosen(x_TD, only_W), o_WD, adapted_kernels.Merged(self.output))
         weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight * norm_D, n_rotated, self.head_dim)
         x_TD, qkv_TE = cpu_kernels.normed_linear(x_TD, weight_ED, eps)
         o_WD = _chosen(self._attend_on_cpu(qkv_TE, turn, layout), only_W)

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from puna.model.layout import BLOCK, Block, DocumentLayout, causal_mask
+from puna.model.layout import BLOCK, Block, DocumentLayout, causal_mask, to_device
 from puna.model.split import Split, gather
 
 
@@ -103,7 +102,7 @@ class ContextLayout:
     def key_index(self) -> Tensor:
         """The keys of all pieces, piece after piece; a key occurs in each piece that sees it."""
         runs = [np.arange(p.first_key, p.first_key + p.columns) for p in self.pieces]
-        return torch.from_numpy(np.concatenate(runs)).to(self.device)
+        return to_device(np.concatenate(runs), self.device)
 
     @property
     def longest(self) -> tuple[int, int]:
@@ -112,10 +111,15 @@ class ContextLayout:
 
     def gather_keys(self, kv_tX: Tensor) -> Tensor:
         """All keys and values in the order of the sequence, from each process's own: `[t, ...]` to `[T, ...]`."""
+        chunks = gather(kv_tX, self._split.cp_group).unflatten(0, (2 * self._split.cp, -1))
+        return chunks[self._order].flatten(0, 1)
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """Where each chunk of the sequence lies among those gathered."""
         cp = self._split.cp
-        chunks = gather(kv_tX, self._split.cp_group).unflatten(0, (2 * cp, -1))
         order = [2 * c if c < cp else 2 * (2 * cp - 1 - c) + 1 for c in range(2 * cp)]
-        return chunks[torch.tensor(order, device=kv_tX.device)].flatten(0, 1)
+        return to_device(np.array(order), self.device)
 
     def _cumulative(self, counts: list[int]) -> Tensor:
-        return torch.tensor([0, *np.cumsum(counts).tolist()], dtype=torch.int32, device=self.device)
+        return to_device(np.concatenate(([0], np.cumsum(counts))).astype(np.int32), self.device)

@@ -81,14 +81,14 @@ def rms_norm(x: Float[Tensor, "... D"], weight_D: Float[Tensor, " D"], eps: floa
     return _RMSNorm.apply(flat, weight_D, eps).view(x.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _normalized(x_CD: Tensor, r_C1: Tensor, eps: float, out: Tensor) -> Tensor:
+def normalized(x_CD: Tensor, r_C1: Tensor, eps: float, out: Tensor) -> Tensor:
     """Write x r with r = (mean(x^2) + eps)^(-1/2), and r too."""
     torch.linalg.vector_norm(x_CD, dim=-1, keepdim=True, out=r_C1)
     r_C1.square_().div_(x_CD.shape[1]).add_(eps).rsqrt_()
     return torch.mul(x_CD, r_C1, out=out)
 
 
-def _normalized_backward(dy_CD: Tensor, y_CD: Tensor, r_C1: Tensor, *, plus: Tensor, out: Tensor) -> None:
+def normalized_backward(dy_CD: Tensor, y_CD: Tensor, r_C1: Tensor, *, plus: Tensor, out: Tensor) -> None:
     """Write dx = plus + r (dy - y mean(y dy)); dy is overwritten."""
     tiles = (t.split(max(1, TILE // y_CD.shape[1])) for t in (dy_CD, y_CD, r_C1, plus, out))
     for dy, y, r, before, dx in zip(*tiles, strict=True):
@@ -105,8 +105,8 @@ class _NormedLinear(torch.autograd.Function):
         y_TD = torch.empty_like(x_TD)
         r_T1 = x_TD.new_empty(len(x_TD), 1)
         out_TE = x_TD.new_empty(len(x_TD), len(weight_ED))
-        for x_CD, y_CD, r_C1, out_CE in _chunks(len(weight_ED), x_TD, y_TD, r_T1, out_TE):
-            torch.mm(_normalized(x_CD, r_C1, eps, y_CD), weight_ED.T, out=out_CE)
+        for x_CD, y_CD, r_C1, out_CE in token_chunks(len(weight_ED), x_TD, y_TD, r_T1, out_TE):
+            torch.mm(normalized(x_CD, r_C1, eps, y_CD), weight_ED.T, out=out_CE)
         ctx.save_for_backward(y_TD, r_T1, weight_ED)
         return x_TD.view_as(x_TD), out_TE
 
@@ -116,11 +116,11 @@ class _NormedLinear(torch.autograd.Function):
         y_TD, r_T1, weight_ED = ctx.saved_tensors
         plus_TD, do_TE = grads[0].contiguous(), grads[1].contiguous()
         dx_TD, d_weight_ED = torch.empty_like(y_TD), torch.zeros_like(weight_ED)
-        buffers = _Buffers(y_TD)
-        for y_CD, r_C1, plus_CD, do_CE, dx_CD in _chunks(len(weight_ED), y_TD, r_T1, plus_TD, do_TE, dx_TD):
+        buffers = Buffers(y_TD)
+        for y_CD, r_C1, plus_CD, do_CE, dx_CD in token_chunks(len(weight_ED), y_TD, r_T1, plus_TD, do_TE, dx_TD):
             d_weight_ED.addmm_(do_CE.T, y_CD)
             dy_CD = torch.mm(do_CE, weight_ED, out=buffers.take("dy", y_CD.shape))
-            _normalized_backward(dy_CD, y_CD, r_C1, plus=plus_CD, out=dx_CD)
+            normalized_backward(dy_CD, y_CD, r_C1, plus=plus_CD, out=dx_CD)
         return dx_TD, d_weight_ED, None
 
 
@@ -149,16 +149,14 @@ class _FeedForward(torch.autograd.Function):
     ) -> Tensor:
         E, F = len(gate_up_ED), len(gate_up_ED) // 2
         out_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
-        buffers = _Buffers(x_TD)
+        buffers = Buffers(x_TD)
         ctx.kept = []
-        for x_CD, r_C1, out_CD in _chunks(E, x_TD, r_T1, out_TD):
+        for x_CD, r_C1, out_CD in token_chunks(E, x_TD, r_T1, out_TD):
             C = len(x_CD)
-            y_CD = _normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
+            y_CD = normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
             gate_up_EC = x_TD.new_empty(E, C) if needs_gradient else buffers.take("gate_up", (E, C))
             torch.mm(gate_up_ED, y_CD.T, out=gate_up_EC)
-            h_FC = buffers.take("h", (F, C))
-            for h, g, u in _tiles(h_FC.view(-1), *gate_up_EC.view(2, -1)):
-                torch.ops.aten.silu.out(g, out=h).mul_(u)
+            h_FC = swiglu(gate_up_EC, out=buffers.take("h", (F, C)))
             torch.addmm(x_CD, h_FC.T, down_DF.T, out=out_CD)
             if needs_gradient:
                 ctx.kept.append(gate_up_EC)
@@ -172,9 +170,8 @@ class _FeedForward(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, []  # overwritten below; a second backward (zero-bubble pipelines) makes it again
         do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
         d_gate_up_ED, d_down_DF = torch.zeros_like(gate_up_ED), torch.zeros_like(down_DF)
-        buffers = _Buffers(x_TD)
-        silu = x_TD.new_empty(TILE)
-        chunks = _chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
+        buffers = Buffers(x_TD)
+        chunks = token_chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
         for number, (x_CD, r_C1, do_CD, dx_CD) in enumerate(chunks):
             shape = len(gate_up_ED) // 2, len(x_CD)
             y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
@@ -183,21 +180,34 @@ class _FeedForward(torch.autograd.Function):
             else:
                 gate_up_EC = torch.mm(gate_up_ED, y_CD.T, out=buffers.take("gate_up", (len(gate_up_ED), len(x_CD))))
             dh_FC = torch.mm(down_DF.T, do_CD.T, out=buffers.take("dh", shape))
-            h_FC = buffers.take("h", shape)
-            for dh, h, g, u in _tiles(dh_FC.view(-1), h_FC.view(-1), *gate_up_EC.view(2, -1)):
-                s = torch.ops.aten.silu.out(g, out=silu[: len(g)])
-                torch.mul(dh, u, out=h)
-                torch.ops.aten.silu_backward.grad_input(h, g, grad_input=g)
-                torch.mul(s, u, out=h)
-                torch.mul(s, dh, out=u)
+            h_FC = swiglu_backward(dh_FC, gate_up_EC, out=buffers.take("h", shape))
             d_down_DF.addmm_(do_CD.T, h_FC.T)
             d_gate_up_ED.addmm_(gate_up_EC, y_CD)
             dy_CD = torch.mm(gate_up_EC.T, gate_up_ED, out=buffers.take("dy", x_CD.shape))
-            _normalized_backward(dy_CD, y_CD, r_C1, plus=do_CD, out=dx_CD)
+            normalized_backward(dy_CD, y_CD, r_C1, plus=do_CD, out=dx_CD)
         return dx_TD, d_gate_up_ED, d_down_DF, None, None
 
 
-class _Buffers:
+def swiglu(gate_up_EC: Tensor, *, out: Tensor) -> Tensor:
+    """silu(gate) * up of features along the rows, `[F, C]` of `[2 F, C]`."""
+    for h, g, u in _tiles(out.view(-1), *gate_up_EC.view(2, -1)):
+        torch.ops.aten.silu.out(g, out=h).mul_(u)
+    return out
+
+
+def swiglu_backward(dh_FC: Tensor, gate_up_EC: Tensor, *, out: Tensor) -> Tensor:
+    """Overwrite gate and up with their gradients, dg = dh u silu'(g) and du = dh silu(g); write h = silu(g) u too."""
+    silu = dh_FC.new_empty(TILE)
+    for dh, h, g, u in _tiles(dh_FC.view(-1), out.view(-1), *gate_up_EC.view(2, -1)):
+        s = torch.ops.aten.silu.out(g, out=silu[: len(g)])
+        torch.mul(dh, u, out=h)
+        torch.ops.aten.silu_backward.grad_input(h, g, grad_input=g)
+        torch.mul(s, u, out=h)
+        torch.mul(s, dh, out=u)
+    return out
+
+
+class Buffers:
     """Scratch memory by name, as large as the largest request so far: first touch of new memory is slow."""
 
     def __init__(self, like: Tensor) -> None:
@@ -205,13 +215,14 @@ class _Buffers:
         self._flat: dict[str, Tensor] = {}
 
     def take(self, name: str, shape: Sequence[int]) -> Tensor:
+        """A matrix with whatever values are there."""
         n = shape[0] * shape[1]
         if name not in self._flat or len(self._flat[name]) < n:
             self._flat[name] = self._like.new_empty(n)
         return self._flat[name][:n].view(shape)
 
 
-def _chunks(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def token_chunks(width: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same tokens of several tensors, as many as fit into `CHUNK_BYTES` with `width` numbers each.
 
     Chunks are about equal and multiples of 64 tokens, so that rows of features begin on cache lines.

@@ -55,12 +55,13 @@ def first_part(name: str, model: Transformer, seed: int) -> Tensor:
         std = EMBEDDING_STD
     elif name.endswith(("attention.output.weight", "feed_forward.down.weight")):
         std /= math.sqrt(2 * config.n_layers)
-    generator = torch.Generator().manual_seed(_seed_of(name, seed))
+    generator = torch.Generator().manual_seed(seed_of(name, seed))
     drawn = torch.empty(shape, dtype=torch.float32)
     torch.nn.init.trunc_normal_(drawn, std=std, a=-3 * std, b=3 * std, generator=generator)
     return take_part(drawn, name, config, model.split)
 
 
-def _seed_of(name: str, seed: int) -> int:
+def seed_of(name: str, seed: int) -> int:
+    """The seed of what has a name."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1  # generators take 63 bits

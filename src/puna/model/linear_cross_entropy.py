@@ -118,7 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         asked_AD, targets_A, index = asked(hidden_TD, targets_T)
         total = torch.zeros((), dtype=wide(hidden_TD.dtype), device=hidden_TD.device)
         d_asked_AD = torch.empty_like(asked_AD) if needs_gradient else None
-        d_head_VD = torch.zeros_like(head_VD, dtype=total.dtype) if needs_gradient else None
+        d_head_VD = torch.zeros_like(head_VD, dtype=total.dtype) if ctx.needs_input_grad[1] else None
         runs = list(chunks(len(asked_AD), len(head_VD), chunk_bytes))
         rows = max((chunk.stop - chunk.start for chunk in runs), default=0)
         buffer_CV = asked_AD.new_empty(rows, len(head_VD))  # one for all chunks: new memory is slow memory
@@ -133,13 +133,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
                 total -= torch.dot(log_probs_CV.gather(1, targets_C1)[:, 0], weight_C)
                 d_logits_CV = log_probs_CV.exp_() if needs_gradient else log_probs_CV
-            if d_asked_AD is not None and d_head_VD is not None:
+            if d_asked_AD is not None:
                 d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
                 if not hidden_TD.is_cpu:
                     d_logits_CV.mul_(weight_C[:, None])
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
                 torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
-                add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
+                if d_head_VD is not None:  # a frozen head has no gradient
+                    add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
         ctx.gradients = d_asked_AD, d_head_VD, index
         ctx.like = len(hidden_TD), head_VD.dtype
         return total
@@ -179,24 +180,28 @@ class _TokenLogProbs(torch.autograd.Function):
         asked_AD, targets_A, index = asked(hidden_TD, targets_T)
         log_probs_A = hidden_TD.new_empty(len(asked_AD), dtype=wide(hidden_TD.dtype))
         for chunk in chunks(len(asked_AD), len(head_VD), chunk_bytes):
+            targets_C1, weight_C = weigh(targets_A[chunk], log_probs_A.dtype)
             logits_CV = (asked_AD[chunk] @ head_VD.T).to(log_probs_A.dtype)
-            log_probs_A[chunk] = logits_CV.gather(1, targets_A[chunk, None])[:, 0] - logits_CV.logsumexp(1)
+            log_probs_A[chunk] = (logits_CV.gather(1, targets_C1)[:, 0] - logits_CV.logsumexp(1)) * weight_C
         ctx.save_for_backward(asked_AD, head_VD, targets_A, index)
         ctx.chunk_bytes, ctx.n_tokens = chunk_bytes, len(hidden_TD)
         return spread(log_probs_A[:, None], index, len(hidden_TD))[:, 0]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         asked_AD, head_VD, targets_A, index = ctx.saved_tensors
         d_log_probs_A = grads[0] if index is None else grads[0][index]
         d_asked_AD = torch.empty_like(asked_AD)
-        d_head_VD = torch.zeros_like(head_VD, dtype=d_log_probs_A.dtype)
+        d_head_VD = torch.zeros_like(head_VD, dtype=d_log_probs_A.dtype) if ctx.needs_input_grad[1] else None
         for chunk in chunks(len(asked_AD), len(head_VD), ctx.chunk_bytes):
-            weight_C1 = d_log_probs_A[chunk, None]
+            targets_C1, weight_C = weigh(targets_A[chunk], d_log_probs_A.dtype)
+            weight_C1 = (d_log_probs_A[chunk] * weight_C)[:, None]
             probs_CV = (asked_AD[chunk] @ head_VD.T).to(d_log_probs_A.dtype).softmax(1)
-            d_logits_CV = probs_CV.mul_(-weight_C1).scatter_add_(1, targets_A[chunk, None], weight_C1)
+            d_logits_CV = probs_CV.mul_(-weight_C1).scatter_add_(1, targets_C1, weight_C1)
             narrow_CV = d_logits_CV.to(head_VD.dtype)
             torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
-            add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
-        return spread(d_asked_AD, index, ctx.n_tokens), d_head_VD.to(head_VD.dtype), None, None
+            if d_head_VD is not None:
+                add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
+        d_head = None if d_head_VD is None else d_head_VD.to(head_VD.dtype)
+        return spread(d_asked_AD, index, ctx.n_tokens), d_head, None, None

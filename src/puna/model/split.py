@@ -3,7 +3,7 @@
 Three axes, each its own group of processes; on one process all are 1 and nothing here runs:
 
 - tp, tensor parallel: heads, feed-forward columns and vocabulary are dealt out. Between the matrix products each
-  process holds 1/tp of the tokens (sequence parallel): `gather` before a product, `reduce_scatter` after it.
+  process holds 1/tp of the tokens (sequence parallel): `gathered` products, `reduce_scatter` after them.
 - cp, context parallel: tokens are dealt out head to tail: of 2 cp chunks, process r holds chunk r and chunk
   2 cp - 1 - r, so that causal attention costs each the same. Keys and values are gathered whole (`model/context.py`).
 - pp, pipeline parallel: layers are dealt out; the first stage has the embedding, the last one norm and head.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from puna.model.config import ModelConfig
 
@@ -80,6 +80,20 @@ class Split:
     def gather(self, x_TD: Tensor) -> Tensor:
         """All tokens of the tensor-parallel group, from each one's share."""
         return x_TD if self.tp == 1 else gather(x_TD, self.tp_group)
+
+    def gathered(self, linear: nn.Module, x_TD: Tensor) -> Tensor:
+        """A linear layer on all tokens of the group; what is kept for the backward is this process's share of them."""
+        if self.tp == 1:
+            return linear(x_TD)
+        if type(linear) is not nn.Linear:  # float8, adapters: what they keep is theirs to say
+            return linear(self.gather(x_TD))
+        return self.gathered_product(x_TD, linear.weight)
+
+    def gathered_product(self, x_TD: Tensor, weight_ED: Tensor) -> Tensor:
+        """`gather(x) @ weight.T`; the share alone is kept, and gathered again in the backward (2205.05198, 4.2.2)."""
+        if self.tp == 1:
+            return nn.functional.linear(x_TD, weight_ED)
+        return _GatheredProduct.apply(x_TD, weight_ED, self.tp_group)  # pyright: ignore[reportReturnType]
 
     def reduce_scatter(self, x_TD: Tensor) -> Tensor:
         """The sum over the tensor-parallel group, of which each gets its share of the tokens."""
@@ -165,6 +179,32 @@ class _ReduceScatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _all_gather(grads[0], ctx.group), None
+
+
+class _GatheredProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        ctx.save_for_backward(x, weight)
+        return nn.functional.linear(_all_gather(x, group), weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (x, weight), grad = ctx.saved_tensors, grads[0]
+        again, waiting = _begin_all_gather(x, ctx.group) if ctx.needs_input_grad[1] else (None, None)
+        grad_x = _reduce_scatter(grad @ weight, ctx.group) if ctx.needs_input_grad[0] else None
+        if waiting is not None:  # it came beside the product
+            waiting.wait()
+        return grad_x, None if again is None else grad.T @ again, None
+
+
+def _begin_all_gather(x: Tensor, group: Any) -> tuple[Tensor, Any]:
+    """The gathered tensor and what to wait for; the compiler orders exchanges itself."""
+    if torch.compiler.is_compiling():
+        return _all_gather(x, group), None
+    x = x.contiguous()
+    out = x.new_empty(x.shape[0] * dist.get_world_size(group), *x.shape[1:])
+    return out, dist.all_gather_single(out, x, group=group, async_op=True)
 
 
 def _all_gather(x: Tensor, group: Any) -> Tensor:

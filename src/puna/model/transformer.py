@@ -17,7 +17,7 @@ Parameter names, which `checkpoint/huggingface.py` maps to other layouts (`nn.Li
     score.weight                             [1, D]             in its place in reward and value models
 
 Rotary pairs lie as in Hugging Face files (i with i + H/2), so no row is permuted on the way there. With a `Split` the
-same names hold this process's part.
+same names hold this process's part. Adapters add `.adapters.{q_proj ...}.{A, B, magnitude}` to a matrix's name.
 
 Source: The Llama 3 Herd of Models (2407.21783), section 3.2.
 
@@ -28,13 +28,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from puna.model import cpu_kernels
+from puna.model import adapted_kernels, cpu_kernels
+from puna.model.adapter_config import Adapted
 from puna.model.attention import Attention
 from puna.model.config import ModelConfig
 from puna.model.context import ContextLayout
 from puna.model.kv_cache import CacheStep
 from puna.model.layout import DocumentLayout
 from puna.model.linear_cross_entropy import linear_cross_entropy
+from puna.model.projection import Projection
 from puna.model.rope import frequencies, rotation
 from puna.model.split import WHOLE, Split
 from puna.model.vocab_parallel import embed, split_cross_entropy
@@ -61,13 +63,12 @@ class FeedForward(nn.Module):
     def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
         self.split, ffn_dim = split, config.ffn_dim // split.tp
-        self.gate_up = nn.Linear(config.dim, 2 * ffn_dim, bias=False)
-        self.down = nn.Linear(ffn_dim, config.dim, bias=False)
+        self.gate_up = Projection(config.dim, {"gate_proj": ffn_dim, "up_proj": ffn_dim})
+        self.down = Projection(ffn_dim, {"down_proj": config.dim})
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Transform each token by itself."""
-        x = self.split.gather(x)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        gate, up = self.split.gathered(self.gate_up, x).chunk(2, dim=-1)
         return self.split.reduce_scatter(self.down(nn.functional.silu(gate) * up))
 
 
@@ -90,7 +91,7 @@ class Block(nn.Module):
         only_W: Int[Tensor, " W"] | None = None,
     ) -> Float[Tensor, "W D"]:
         """One layer; arguments as in `Attention.forward`."""
-        if cache is None and self.attention.split.tp == 1 and cpu_kernels.suits(x_TD):
+        if cache is None and self.attention.split.tp == 1 and cpu_kernels.suits(x_TD) and self._is_low_rank():
             return self._on_cpu(x_TD, turn, layout, only_W)
         mixed_WD = self.attention(self.attention_norm(x_TD), turn, layout, cache, only_W)
         x_WD = (x_TD if only_W is None else x_TD[only_W]) + mixed_WD
@@ -105,8 +106,16 @@ class Block(nn.Module):
     ) -> Tensor:
         """The same by `cpu_kernels`, the norms' weights folded into the projections behind them."""
         x_WD = self.attention.on_cpu(x_TD, self.attention_norm.weight, self.attention_norm.eps, turn, layout, only_W)
-        gate_up_ED = self.feed_forward.gate_up.weight * self.feed_forward_norm.weight
-        return cpu_kernels.feed_forward(x_WD, gate_up_ED, self.feed_forward.down.weight, self.feed_forward_norm.eps)
+        gate_up, down, norm = self.feed_forward.gate_up, self.feed_forward.down, self.feed_forward_norm
+        if gate_up.is_plain and down.is_plain:
+            return cpu_kernels.feed_forward(x_WD, gate_up.weight * norm.weight, down.weight, norm.eps)
+        merged = adapted_kernels.Merged(gate_up, norm_D=norm.weight), adapted_kernels.Merged(down)
+        return adapted_kernels.feed_forward(x_WD, *merged, norm.eps)
+
+    def _is_low_rank(self) -> bool:
+        """Whether the kernels know all that is added to the matrices."""
+        attention, ffn = self.attention, self.feed_forward
+        return all(p.is_plain or p.is_low_rank for p in (attention.qkv, attention.output, ffn.gate_up, ffn.down))
 
 
 class Transformer(nn.Module):
@@ -120,6 +129,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, split: Split = WHOLE) -> None:
         super().__init__()
         self.config, self.split = config, split
+        self.adapter: Adapted | None = None  # set by `adapter.adapt`
         vocab = split.vocab_rows(config)
         n_rows = vocab.stop - vocab.start
         self.embedding = nn.Embedding(n_rows, config.dim) if split.has_embedding else None
@@ -129,16 +139,17 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.dim, eps=config.norm_eps) if split.has_head else None
         self._frequencies: dict[torch.device, Tensor] = {}  # not a buffer: computed, never loaded or cast
         own_head = split.has_head and config.head == "tokens" and not config.tie_embeddings
-        self.head = nn.Linear(config.dim, n_rows, bias=False) if own_head else None
+        self.head = Projection(config.dim, {"lm_head": n_rows}) if own_head else None
         self.score = nn.Linear(config.dim, 1, bias=False) if config.head == "score" else None
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """The matrix that turns hidden states into logits: the embedding itself when tied."""
         assert self.score is None, "a reward or value model has no logits"
-        module = self.embedding if self.head is None else self.head
-        assert module is not None, "this process holds no head"
-        return module.weight
+        if self.head is not None:
+            return self.head.matrix()
+        assert self.embedding is not None, "this process holds no head"
+        return self.embedding.weight
 
     @property
     def device(self) -> torch.device:

@@ -64,9 +64,9 @@ def stall_seconds(shape: Shape, n_gpus: int, *, bytes_per_second: float = 20e9) 
     return checkpoint_bytes(shape) / n_gpus / bytes_per_second
 
 
-def best_interval_seconds(stall: float, hours_to_interruption: float) -> float:
-    """The interval that loses least: sqrt(2 stall M)."""
-    return math.sqrt(2 * stall * hours_to_interruption * 3600)
+def best_interval_seconds(stall: float, hours_to_interruption: float, *, write_seconds: float = 0.0) -> float:
+    """The interval that loses least, sqrt(2 stall M); no less than ten stalls, and than writing one takes."""
+    return max(math.sqrt(2 * stall * hours_to_interruption * 3600), 10 * stall, write_seconds, 1.0)
 
 
 def expected_goodput(
@@ -75,6 +75,7 @@ def expected_goodput(
     stall: float,
     restart_seconds: float = 300.0,
     interval_seconds: float | None = None,
+    write_seconds: float = 0.0,
     interruptions_per_gpu_hour: float = INTERRUPTIONS_PER_GPU_HOUR,
 ) -> Goodput:
     """The share of time that counts.
@@ -83,7 +84,8 @@ def expected_goodput(
         n_gpus: GPUs of the run; failures grow with them.
         stall: Seconds that training waits for one checkpoint.
         restart_seconds: From a failure to the first step after it.
-        interval_seconds: Between checkpoints; None takes the best, but no less than ten stalls.
+        interval_seconds: Between checkpoints; None takes the best.
+        write_seconds: What writing one takes in the background.
         interruptions_per_gpu_hour: How often a GPU (with all that belongs to it) stops the run.
     """
     rate = n_gpus * interruptions_per_gpu_hour / 3600
@@ -91,7 +93,7 @@ def expected_goodput(
         interval = interval_seconds or 3600.0
         return Goodput(math.inf, interval, max(0.0, 1 - stall / interval), stall / interval, 0.0)
     hours = 1 / rate / 3600
-    interval = interval_seconds or max(best_interval_seconds(stall, hours), 10 * stall, 1.0)
+    interval = interval_seconds or best_interval_seconds(stall, hours, write_seconds=write_seconds)
     saving = min(1.0, stall / interval)
     failing = min(1.0, rate * (restart_seconds + interval / 2))
     return Goodput(hours, interval, max(0.0, 1 - saving - failing), saving, failing)

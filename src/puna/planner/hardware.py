@@ -142,12 +142,17 @@ def find_gpu(text: str) -> Gpu:
     raise UsageError(f"GPU {text!r} is not known; known are {', '.join(GPUS)}.{hint}")
 
 
+MOST_GPUS = 2**20
+"""Of a cluster that is planned."""
+
+
 def read_cluster(text: str) -> Cluster:
     """Read `512xH100`, `512 x H100` or `H100` (one GPU).
 
     Raises:
         UsageError: It is no cluster.
     """
+    text = re.sub(r"^(\s*[\d_,]+\s*)X", r"\1x", text)
     text = re.sub(r"^\s*([A-Za-z][\w -]*?)\s*[x*]\s*(\d+)\s*$", r"\2x\1", text)  # H100x8 means 8xH100
     match = re.fullmatch(r"\s*(?:([\d_,]+)\s*[x*]\s*)?([A-Za-z][\w -]*?)\s*", text)
     if match is None or re.search(r"[a-z0-9]x[A-Z]", match.group(2)):
@@ -155,4 +160,6 @@ def read_cluster(text: str) -> Cluster:
     count = int((match.group(1) or "1").replace(",", "").replace("_", ""))
     if count < 1:
         raise UsageError(f"cluster {text!r} has no GPU; write a count of at least 1, for example 8xH100")
+    if count > MOST_GPUS:
+        raise UsageError(f"cluster {text!r} has more than {MOST_GPUS:,} GPUs; nothing so large can be planned")
     return Cluster(find_gpu(match.group(2)), count)

@@ -12,9 +12,10 @@ from puna.core.errors import UsageError
 from puna.planner.hardware import Cluster, Precision
 from puna.planner.shape import Shape
 
-Recompute = Literal["none", "attention", "selective", "full"]
-"""What the backward pass computes again: nothing; attention alone (2205.05198); about half of the products and all
-elementwise work (per-operation or every-other-block checkpointing); or the whole block."""
+Recompute = Literal["none", "attention", "selective", "alternate", "full"]
+"""What the backward pass computes again: nothing; attention alone (2205.05198); all but products and attention (what
+`parallel.recompute=selective` does); every other product and all elementwise work (torchtitan's per-operation
+checkpointing, and every-other-block); or the whole block."""
 
 
 AttentionKernel = Literal["scores", "flash1", "flash2", "hopper"]
@@ -33,6 +34,9 @@ class Stack:
         hides_tensor_parallel: Products and their collectives are cut and overlapped (user buffers, async TP).
         shards_every_micro_batch: FSDP gathers and reduces at every micro-batch, not once a step.
         gradient_bytes: Of one gradient value on the wire.
+        gathers_again: Inputs of tensor-parallel products are gathered again in the backward pass, not kept whole.
+        pointwise_again: A compiler computes norms and gates again in the backward pass instead of keeping them.
+        logit_bytes: At the peak of the loss, of one logit.
     """
 
     family: str = "unseen"
@@ -42,15 +46,22 @@ class Stack:
     hides_tensor_parallel: bool = False
     shards_every_micro_batch: bool = True
     gradient_bytes: int = 4
+    gathers_again: bool = False
+    pointwise_again: bool = False
+    logit_bytes: float = 12.0
 
 
 STACKS: dict[str, Stack] = {
-    "puna": Stack("torch-compile"),
-    "torch-compile": Stack("torch-compile"),
+    "puna": Stack("torch-compile", gathers_again=True, pointwise_again=True),
+    "torch-compile": Stack("torch-compile", pointwise_again=True),
     "torch-eager": Stack("torch-eager", fused=False),
     "llm-foundry": Stack("llm-foundry", attention="flash1", fused=False, gradient_bytes=2),
-    "nvidia": Stack("nvidia", attention="hopper", hides_tensor_parallel=True, gradient_bytes=2),
-    "megatron-2021": Stack("megatron-2021", attention="scores", fused=False, hides_data_parallel=False),
+    "nvidia": Stack(
+        "nvidia", attention="hopper", hides_tensor_parallel=True, gradient_bytes=2, gathers_again=True, logit_bytes=8.0
+    ),
+    "megatron-2021": Stack(
+        "megatron-2021", attention="scores", fused=False, hides_data_parallel=False, gathers_again=True
+    ),
     "nanotron": Stack("nanotron", fused=False, hides_data_parallel=False, gradient_bytes=4),
     "unseen": Stack(),
 }
@@ -154,8 +165,9 @@ class Workload:
             found.append(f"tp {d.tp} does not divide {shape.n_heads} heads and the feed-forward of {shape.ffn_dim}")
         elif shape.n_kv_heads % d.tp and d.tp % shape.n_kv_heads:
             found.append(f"tp {d.tp} and {shape.n_kv_heads} kv heads do not divide each other")
-        if d.pp * self.stages_per_rank > shape.n_layers:
-            found.append(f"{d.pp} x {self.stages_per_rank} pipeline pieces are more than {shape.n_layers} layers")
+        if d.pp * self.stages_per_rank > shape.n_layers + (2 if d.pp > 1 else 0):
+            pieces = f"{d.pp} x {self.stages_per_rank} pipeline pieces"
+            found.append(f"{pieces} are more than {shape.n_layers} layers, embedding and head")
         if self.global_batch % (d.data_parallel * self.micro_batch):
             found.append(
                 f"{self.global_batch} sequences do not split into {d.data_parallel} data-parallel ranks with "

@@ -101,6 +101,8 @@ def read_row(cells: Mapping[str, str], line: int) -> Published:
     stack = read_stack(cells)
     micro = _number(cells, "micro_batch")
     batch = _number(cells, "global_batch_seqs")
+    if batch is not None and batch > degrees.data_parallel and batch % degrees.data_parallel:
+        raise SkipRow("global_batch_seqs is no multiple of the data-parallel ranks")
     if batch is None:
         # without a batch: no accumulation, and four micro-batches a stage in a pipeline
         batch = degrees.data_parallel * (micro or 1) * (4 * degrees.pp if degrees.pp > 1 else 1)
@@ -249,22 +251,24 @@ def _sequence_parallel(cells: Mapping[str, str]) -> bool:
 def _with_recompute(work: Workload, cells: Mapping[str, str]) -> Workload:
     text = cells.get("act_ckpt", "").lower()
     if "none/selective" in text or "none / selective" in text:
-        return replace(work, recompute="selective", checkpointed=0.5)
+        return replace(work, recompute="alternate", checkpointed=0.5)
     if "full" in text or text in ("yes", "true", "1"):
         return replace(work, recompute="full")
     if "block" in text:  # some of the blocks, whole
         return replace(work, recompute="full", checkpointed=0.4)
     if "budget" in text or "op" in text.split() or "sac" in text:
-        return replace(work, recompute="selective")
+        return replace(work, recompute="alternate")
     if "select" in text:
-        mode: Recompute = "attention" if work.stack.family in ("nvidia", "megatron-2021") else "selective"
+        mode: Recompute = "attention" if work.stack.family in ("nvidia", "megatron-2021") else "alternate"
         return replace(work, recompute=mode)
     if text in ("none", "no", "off", "false", "0"):
         return work
+    if text:
+        raise SkipRow(f"act_ckpt {text!r} is not understood")
     if work.stack.family == "nvidia":
         return work  # its benchmarks recompute at most what costs little, and keep activations in 8 bits
     # not told: the cheapest that fits
-    for mode in ("none", "selective", "full"):
+    for mode in ("none", "alternate", "full"):
         tried = replace(work, recompute=mode)
         if memory.rank_memory(tried).total_gib <= work.cluster.gpu.memory_gib:
             return tried
@@ -280,6 +284,16 @@ def read_convention(cells: Mapping[str, str]) -> FlopsConvention:
 
 
 def _tokens_per_second(cells: Mapping[str, str], shape: Shape, work: Workload) -> float:
+    found = _speed(cells, shape, work)
+    if found * shape.flops_per_token(work.seq_len, convention="causal") > work.cluster.gpu.peak(work.precision):
+        raise SkipRow("the speed is above the card's peak")
+    return found
+
+
+def _speed(cells: Mapping[str, str], shape: Shape, work: Workload) -> float:
+    for key in ("tok_s_gpu", "tflops_per_gpu", "mfu"):
+        if cells.get(key) and _number(cells, key) is None:
+            raise SkipRow(f"{key} is no positive number")
     if (printed := _number(cells, "tok_s_gpu")) is not None:
         return printed
     convention = read_convention(cells)

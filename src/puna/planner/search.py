@@ -1,7 +1,7 @@
 """The search: every layout that can be built and fits, timed, the best first, with what keeps it from being faster.
 
 The space is small once it is bounded by what anyone would run: tensor parallelism inside a node, context parallelism
-that leaves a rank 2,048 tokens or more, powers of two and divisors. So all of it is tried; no heuristic decides.
+that leaves a rank 4,096 tokens or more, powers of two and divisors. So all of it is tried; no heuristic decides.
 
 What Puna's trainer can do bounds it too: whole kv heads for every tensor rank, a model width that the sharding ranks
 divide, at least as many micro-batches as pipeline ranks (a multiple of them when interleaved), no pipeline with tied
@@ -9,7 +9,7 @@ embeddings.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from puna.core.errors import UsageError
@@ -74,6 +74,7 @@ def search(
     Raises:
         UsageError: Nothing can be built, or nothing fits; the message says what is nearest.
     """
+    _check_fixed(fixed or {}, shape, cluster, seq_len)
     sequences = max(1, round(batch_tokens / seq_len))
     best: dict[Degrees, Estimate] = {}
     smallest: tuple[float, Workload] | None = None
@@ -94,7 +95,7 @@ def search(
     if smallest is None:
         raise UsageError(
             f"no layout of {cluster} splits {sequences} sequences of {seq_len} tokens evenly"
-            + (f" with {fixed}" if fixed else "")
+            + (f" with {' x '.join(f'{name} {value}' for name, value in fixed.items())}" if fixed else "")
             + f". Give --batch-tokens as {seq_len} tokens times a divisor or multiple of {cluster.n_gpus}."
         )
     if not best:
@@ -107,6 +108,18 @@ def search(
         )
     ranked = sorted(best.values(), key=_preference)
     return Found(tuple(ranked[:top]), tried, fitting)
+
+
+def _check_fixed(fixed: Mapping[str, int], shape: Shape, cluster: Cluster, seq_len: int) -> None:
+    """Refuse degrees that no layout of this model and cluster has, each with what it may be."""
+    every = list(_degrees(shape, cluster, seq_len))
+    for name, value in fixed.items():
+        allowed = sorted({getattr(degrees, name) for degrees in every})
+        if value not in allowed:
+            raise UsageError(
+                f"{name} {value} cannot be on {cluster} with {shape.n_layers} layers, {shape.n_kv_heads} kv heads and "
+                f"{seq_len} tokens; it may be {', '.join(map(str, allowed))}"
+            )
 
 
 def _preference(found: Estimate) -> float:
@@ -129,7 +142,7 @@ def candidates(
             # pieces of equal size: uneven ones wait for each other; embedding and head may stand for a layer each
             layers = (shape.n_layers, shape.n_layers + 2)
             even = [v for v in range(2, 21) if any(n % (degrees.pp * v) == 0 for n in layers)]
-            pieces += [v for v in even if degrees.pp * v <= shape.n_layers]
+            pieces += [v for v in even if degrees.pp * v <= shape.n_layers + 2]
         for micro, stages, mode in itertools.product((1, 2, 4, 8, 16), pieces, _RECOMPUTE):
             if per_rank % micro:
                 continue
@@ -168,16 +181,16 @@ def trainer_problems(work: Workload) -> list[str]:
 def _degrees(shape: Shape, cluster: Cluster, seq_len: int) -> Iterator[Degrees]:
     n, node = cluster.n_gpus, cluster.gpu.node_gpus
     tensor = [t for t in (1, 2, 4, 8, 16) if t <= min(node, shape.n_kv_heads) and n % t == 0]
-    context = [c for c in (1, 2, 4, 8, 16, 32, 64) if c == 1 or seq_len // c >= 2048]
+    context = [c for c in (1, 2, 4, 8, 16, 32, 64) if c == 1 or seq_len // c >= 4096]
     pipeline = [p for p in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 32) if p <= shape.n_layers]
     for tp, cp, pp in itertools.product(tensor, context, pipeline):
         left, rest = divmod(n, tp * cp * pp)
         if rest or not left:
             continue
-        for shard in (s for s in range(1, left + 1) if left % s == 0):
-            # sharding over one rank wastes memory; copies beyond that are HSDP with groups of a node or more
-            if shard == left or (shard * tp * cp >= node and shard in (8, 16, 32, 64, 128, 256)):
-                yield Degrees(dp_replicate=left // shard, dp_shard=shard, cp=cp, tp=tp, pp=pp)
+        # sharding over one rank wastes memory; copies beyond that are HSDP with groups of a node or more
+        groups = [s for s in (8, 16, 32, 64, 128, 256) if s < left and left % s == 0 and s * tp * cp >= node]
+        for shard in (*groups, left):
+            yield Degrees(dp_replicate=left // shard, dp_shard=shard, cp=cp, tp=tp, pp=pp)
 
 
 def reasons(found: Estimate) -> list[str]:
@@ -210,6 +223,22 @@ def _without_recompute(work: Workload) -> str:
     lighter: Recompute = "none" if work.recompute == "selective" else "selective"
     needed = rank_memory(replace(work, recompute=lighter), chunked_logits=True).total_gib
     return f"; {lighter} would need {needed:.0f} of {work.cluster.gpu.memory_gib:.0f} GiB"
+
+
+def smaller_micro_batches(work: Workload) -> tuple[Workload, float] | None:
+    """The same layout and batch in smaller micro-batches that fit.
+
+    Returns:
+        The largest that fit, and the GiB that they need; None where none does.
+    """
+    for micro in range(work.micro_batch - 1, 0, -1):
+        smaller = replace(work, micro_batch=micro)
+        if trainer_problems(smaller):
+            continue
+        needed = rank_memory(smaller, chunked_logits=True).total_gib
+        if needed <= HEADROOM * work.cluster.gpu.memory_gib:
+            return smaller, needed
+    return None
 
 
 def nearest_fitting(work: Workload, *, constants: Constants = FITTED) -> Estimate | None:

@@ -169,22 +169,38 @@ def read_shape(model: str) -> Shape | None:
     Returns:
         The shape; None for what is not dense or cannot be told.
     """
-    plain = re.sub(r"[\s._\-/()]+", "", model.lower())
-    if SPARSE.search(plain) or SPARSE.search(model.lower()):
+    if is_sparse(model):
         return None
-    layers, width = re.search(r"\bL(\d+)\b", model), re.search(r"\b[dD](\d+)\b", model)
-    if layers and width:
-        return _from_letters(model, plain, int(layers.group(1)), int(width.group(1)))
-    for pattern, shape in PUBLISHED:
-        if re.search(pattern, plain):
-            return shape
+    if (shape := named_shape(model)) is not None:
+        return shape
     size = re.search(r"(\d+(?:\.\d+)?)\s*([bBmMtT])(?![a-zA-Z])", model)
     if size is None:
         return None
     number = float(size.group(1)) * {"m": 1e6, "b": 1e9, "t": 1e12}[size.group(2).lower()]
     if not number:
         return None
-    return proportioned(number, gated="gpt" not in plain)
+    return proportioned(number, gated="gpt" not in _plain(model))
+
+
+def is_sparse(model: str) -> bool:
+    """Whether a name is that of a mixture of experts or a hybrid."""
+    return bool(SPARSE.search(_plain(model)) or SPARSE.search(model.lower()))
+
+
+def _plain(model: str) -> str:
+    return re.sub(r"[\s._\-/()]+", "", model.lower())
+
+
+def named_shape(model: str) -> Shape | None:
+    """The shape that a name gives by letters or by the table; None where it says a size alone, or nothing."""
+    plain = _plain(model)
+    layers, width = re.search(r"\bL(\d+)\b", model), re.search(r"\b[dD](\d+)\b", model)
+    if layers and width:
+        return _from_letters(model, plain, int(layers.group(1)), int(width.group(1)))
+    for pattern, shape in PUBLISHED:
+        if re.search(pattern, plain):
+            return shape
+    return None
 
 
 def _from_letters(model: str, plain: str, n_layers: int, dim: int) -> Shape:

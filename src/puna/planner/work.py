@@ -19,7 +19,13 @@ from dataclasses import dataclass, fields
 from puna.planner.layout import Workload
 
 # share of products, attention and elementwise work that the backward pass repeats
-_REPEATED = {"none": (0.0, 0.0, 0.0), "attention": (0.0, 1.0, 0.0), "selective": (0.5, 0.5, 1.0), "full": (1, 1, 1)}
+_REPEATED = {
+    "none": (0.0, 0.0, 0.0),
+    "attention": (0.0, 1.0, 0.0),
+    "selective": (0.0, 0.0, 1.0),
+    "alternate": (0.5, 0.5, 1.0),
+    "full": (1.0, 1.0, 1.0),
+}
 _RESIDUAL_PASSES = 10  # reads and writes of [T, D] in a block: two norms (2 each), two residual additions (3 each)
 _SCORE_PASSES = 9  # of [heads, S, S] without a fused kernel: product, scale and mask, softmax, dropout, product
 

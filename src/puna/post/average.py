@@ -57,6 +57,9 @@ def average(
         raise UsageError(f"weights are {shares} for {len(models)} models; give one of 0 or more for each, not all 0")
     total = sum(shares)
     found = [resolve(path) for path in models]
+    adapters = [str(path) for path, f in zip(models, found, strict=True) if f.layout == "adapter"]
+    if adapters:
+        raise UsageError(f"{adapters[0]} is an adapter; merge it first: `puna export hf {adapters[0]} FOLDER`")
     meta = [str(path) for path, f in zip(models, found, strict=True) if f.layout != "huggingface"]
     if meta:
         raise UsageError(f"{meta[0]} has Meta's layout; open it in Hugging Face's first")

@@ -31,6 +31,7 @@ from puna.core.errors import UsageError
 from puna.core.files import atomic_open
 from puna.core.generator import Generator, Sampling
 from puna.core.run_folder import RunFolder
+from puna.model.projection import adapters_off
 from puna.model.transformer import Transformer
 from puna.post.policy import (
     PolicyBatch,
@@ -47,6 +48,7 @@ from puna.post.rejection import Task
 from puna.post.rollout import Group, Judge, Judged, call_seed, roll_out
 
 KEPT_ITERATIONS = 16  # files of rollouts that stay; a checkpoint older than that begins its iteration anew
+_NO_SPREAD = 1e-9  # of the rewards of a group: its answers are worth the same
 
 
 @dataclass
@@ -91,7 +93,8 @@ class PolicyBatches:
         judge: What answers are worth.
         make_generator: A fresh generator over the policy's weights as they are.
         encode: The ids that it reads for a task.
-        reference: The model that the policy is tied to, needed when the KL coefficient is above 0.
+        reference: The model that the policy is tied to, needed when the KL coefficient is above 0; the policy itself
+            where it has adapters, which are then off.
         pad: Token id of the padding.
         run: Receives rollouts in `work/`, and a record of each iteration in the metrics.
         accumulation: Batches that make one step of the loop.
@@ -241,7 +244,8 @@ class PolicyBatches:
             lp_T = answer_logprobs(self._model, *packed, temperature=config.temperature)
             old[place] = lp_T.float().cpu().numpy()
             if self._reference is not None and config.kl_coefficient:
-                lp_T = answer_logprobs(self._reference, *packed, temperature=config.temperature)
+                with adapters_off(self._reference):
+                    lp_T = answer_logprobs(self._reference, *packed, temperature=config.temperature)
                 reference[place] = lp_T.float().cpu().numpy()
             if config.method == "ppo":
                 values[place] = answer_values(critic_of(self._model), *packed[:2]).float().cpu().numpy()
@@ -300,7 +304,7 @@ class PolicyBatches:
             "answer_tokens": float(np.mean(sizes)),
             "kl_per_answer": float(kl_T.sum() / len(sizes)),
             "kl_coefficient": self._coefficient,
-            "without_signal": float((spread < 1e-9).mean()),
+            "without_signal": float((spread <= _NO_SPREAD).mean()),
             "sampler_difference": experience.sampler_difference,
         }
         self._run.metrics(record)
@@ -315,17 +319,33 @@ class PolicyBatches:
         order = np.random.default_rng([self._config.seed, self._iteration, epoch]).permutation(self._config.prompts)
         return [sorted(part.tolist()) for part in np.array_split(order, self._config.minibatches)]
 
+    def _with_signal(self, part: list[int]) -> list[int]:
+        """The groups of a part whose loss has a gradient; the count that the loss is divided by is that of all.
+
+        Answers that are all worth the same have no advantage over each other, and without a critic and a tie nothing
+        else is learned from them: leaving them out saves their forward and backward and changes no gradient.
+        """
+        config, experience = self._config, self._experience
+        assert experience is not None, "an iteration has begun"
+        if config.method == "ppo" or config.kl_coefficient:
+            return part
+        rewards = experience.judged.rewards.reshape(len(experience.groups), -1)
+        return [i for i in part if rewards[i].std() > _NO_SPREAD] or part[:1]
+
     def _make_batch(self, number: int) -> PolicyBatch:
         config, experience = self._config, self._experience
         assert experience is not None, "an iteration has begun"
         epoch, index = divmod(number, config.minibatches)
         part = self._parts(epoch=epoch)[index]
         offsets = _offsets(experience.groups)
+        sizes = [len(answer) for i in part for answer in experience.groups[i].answers]
+        _, count = token_weights(sizes, aggregation=config.aggregation, max_tokens=config.max_tokens)
+        part = self._with_signal(part)
         groups = [experience.groups[i] for i in part]
         place = np.concatenate([np.arange(*offsets[i]) for i in part])
         forest, places, targets = pack_groups(groups, pad=self._pad)
         sizes = [len(answer) for group in groups for answer in group.answers]
-        weights, count = token_weights(sizes, aggregation=config.aggregation, max_tokens=config.max_tokens)
+        weights, _ = token_weights(sizes, aggregation=config.aggregation, max_tokens=config.max_tokens)
         advantages, old, reference, values, returns = (None if c is None else c[place] for c in self._tokens)
         assert advantages is not None, "every method has advantages"
         sampler = None

@@ -185,6 +185,12 @@ def ranking_tree(ranking: Ranking, tokenizer: Tokenizer, *, shared_prefix: bool 
     return Tree(whole[0][:head], tuple(tokens[head:] for tokens in whole))
 
 
+def falls_out(prompt: Dialog, fraction: float) -> bool:
+    """Whether a prompt is held out: its hash decides, the same for every set that it is in."""
+    text = json.dumps(prompt.as_messages(), sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64 < fraction
+
+
 def split_rankings(rankings: Sequence[Ranking], fraction: float) -> tuple[list[Ranking], list[Ranking]]:
     """Rankings to learn from, and others to judge by. A prompt's hash decides, so no prompt is on both sides.
 
@@ -197,7 +203,5 @@ def split_rankings(rankings: Sequence[Ranking], fraction: float) -> tuple[list[R
     """
     sides: tuple[list[Ranking], list[Ranking]] = ([], [])
     for ranking in rankings:
-        text = json.dumps(ranking.prompt.as_messages(), sort_keys=True)
-        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-        sides[number / 2**64 < fraction].append(ranking)
+        sides[falls_out(ranking.prompt, fraction)].append(ranking)
     return sides

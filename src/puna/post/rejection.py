@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -27,7 +27,7 @@ from puna.core import config as configs
 from puna.core import console
 from puna.core.config import Config
 from puna.core.dialog import Dialog
-from puna.core.errors import ConfigError, Stopped, UsageError
+from puna.core.errors import ConfigError, MissingError, Stopped, UsageError
 from puna.core.files import atomic_open, write_json
 from puna.core.generator import Completion, Generator, Sampling
 from puna.core.interrupt import StopRequest
@@ -105,6 +105,24 @@ class Task:
 
 
 Verifier = Callable[[Task, str], Verdict]
+
+
+@runtime_checkable
+class BatchVerifier(Protocol):
+    """A verifier that judges many answers faster than one after another."""
+
+    def judge_all(self, pairs: Sequence[tuple[Task, str]]) -> Sequence[Verdict]:
+        """The verdict on each answer to its task."""
+        ...
+
+
+def verdicts(verifier: Verifier, pairs: Sequence[tuple[Task, str]]) -> Sequence[Verdict]:
+    """The verdict on each answer to its task, all at once where the verifier can."""
+    if isinstance(verifier, BatchVerifier):
+        return verifier.judge_all(pairs)
+    return [verifier(task, answer) for task, answer in pairs]
+
+
 Scores = Callable[[Sequence[tuple[Dialog, Sequence[str]]]], Sequence[Sequence[float]]]
 """A reward model: for each prompt with its answers, the score of each."""
 
@@ -214,13 +232,9 @@ def _draw(
     )
     k = config.samples_per_task
     completions = generator.complete([task.prompt for task in call for _ in range(k)], sampling)
+    answers = _judge([task for task in call for _ in range(k)], completions, verifier)
     return [
-        Samples(
-            task.id,
-            task.prompt,
-            task.reference,
-            tuple(_judge(task, completion, verifier) for completion in completions[n * k : (n + 1) * k]),
-        )
+        Samples(task.id, task.prompt, task.reference, tuple(answers[n * k : (n + 1) * k]))
         for n, task in enumerate(call)
     ]
 
@@ -234,14 +248,22 @@ def _scored(drawn: Sequence[Samples], scores: Scores) -> list[Samples]:
     ]
 
 
-def _judge(task: Task, completion: Completion, verifier: Verifier | None) -> Answer:
-    text, finished = completion.text.strip(), completion.finish_reason == "stop"
-    if not finished:
-        return Answer(text, len(completion.tokens), finished, False, "did not end")
-    if verifier is None:
-        return Answer(text, len(completion.tokens), finished, bool(text), "finished" if text else "empty")
-    verdict = verifier(task, text)
-    return Answer(text, len(completion.tokens), finished, bool(verdict.correct), verdict.reason)
+def _judge(tasks: Sequence[Task], completions: Sequence[Completion], verifier: Verifier | None) -> list[Answer]:
+    """Each completion as an answer to its task; an unfinished one is wrong and is not shown to the verifier."""
+    texts = [completion.text.strip() for completion in completions]
+    done = [completion.finish_reason == "stop" for completion in completions]
+    pairs = [(task, text) for task, text, finished in zip(tasks, texts, done, strict=True) if finished]
+    judged = iter(verdicts(verifier, pairs)) if verifier else None
+    answers = []
+    for text, finished, completion in zip(texts, done, completions, strict=True):
+        correct, reason = False, "did not end"
+        if finished and judged is None:
+            correct, reason = bool(text), "finished" if text else "empty"
+        elif finished and judged is not None:
+            verdict = next(judged)
+            correct, reason = bool(verdict.correct), verdict.reason
+        answers.append(Answer(text, len(completion.tokens), finished, correct, reason))
+    return answers
 
 
 def _settings(tasks: Sequence[Task], config: RejectionConfig, origin: dict[str, str]) -> dict[str, Any]:
@@ -289,6 +311,22 @@ def _record(samples: Samples) -> dict[str, Any]:
 def _from_record(task: Task, record: dict[str, Any]) -> Samples:
     assert record["task"] == task.id, f"samples.jsonl has {record['task']!r} where {task.id!r} is expected"
     return Samples(task.id, task.prompt, task.reference, tuple(Answer(**answer) for answer in record["answers"]))
+
+
+def right_shares(folder: Path | str) -> dict[str, float]:
+    """The share of right answers to each task of a finished run of `reject`: how hard the model finds it.
+
+    Args:
+        folder: Where `samples.jsonl` lies.
+
+    Raises:
+        MissingError: It is not there.
+    """
+    path = Path(folder) / "samples.jsonl"
+    if not path.exists():
+        raise MissingError(f"{path} is not there; make it with `puna sample RECIPE`.")
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    return {r["task"]: sum(a["correct"] for a in r["answers"]) / len(r["answers"]) for r in records}
 
 
 def _append(path: Path, drawn: Sequence[Samples]) -> None:

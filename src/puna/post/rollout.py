@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from puna.core.generator import Generator, Sampling
-from puna.post.rejection import Task, Verifier
+from puna.post.rejection import Task, Verifier, verdicts
 from puna.post.reward import Scorer
 from puna.post.trees import Tree
 
@@ -161,12 +161,11 @@ class Judge:
         rewards = -self.unfinished_penalty * (1.0 - finished)
         parts = {"finished": finished}
         if self.verifier is not None:
-            right = [
-                float(done and self.verifier(group.task, text).correct)
-                for group in groups
-                for text, done in zip(group.texts, group.finished, strict=True)
-            ]
-            parts["correct"] = np.array(right)
+            answers = [(group.task, text) for group in groups for text in group.texts]
+            ended = [pair for pair, done in zip(answers, finished, strict=True) if done]
+            right = finished.copy()
+            right[finished == 1.0] = [float(verdict.correct) for verdict in verdicts(self.verifier, ended)]
+            parts["correct"] = right
             rewards = rewards + self.verifier_weight * parts["correct"]
         if self.scorer is not None:
             parts["score"] = np.concatenate(self.scorer.trees([group.scored_tree for group in groups]))

@@ -14,34 +14,25 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.exceptions import HTTPException
 
 from puna.core.generator import Generator
 from puna.serve.chat import Chat, ClientGoneError
 from puna.serve.config import ServeConfig
-from puna.serve.errors import ApiError, from_exception, model_not_found
-from puna.serve.gate import Gate, as_response, read_body
+from puna.serve.edge import CSS, HTML, JAVASCRIPT, SVG, add_error_handlers, add_page
+from puna.serve.errors import model_not_found
+from puna.serve.gate import Gate, read_body
 from puna.serve.guard import Guard
 from puna.serve.protocol import parse_chat_request
 from puna.serve.replies import Envelope, TokenBytes
 from puna.serve.worker import Worker
 
 PAGE_FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "chat.js": "text/javascript; charset=utf-8",
-    "conversation.js": "text/javascript; charset=utf-8",
-    "stream.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
+    "index.html": HTML,
+    "style.css": CSS,
+    "chat.js": JAVASCRIPT,
+    "conversation.js": JAVASCRIPT,
+    "stream.js": JAVASCRIPT,
+    "icon.svg": SVG,
 }
 _CLIENT_GONE_STATUS = 499  # nginx's number for it; nobody reads it but the access log
 
@@ -86,7 +77,7 @@ def create_app(
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Gate, config=config)
-    _add_error_handlers(app)
+    add_error_handlers(app)
     model = {"id": generator.name, "object": "model", "created": created, "owned_by": "puna"}
 
     @app.get("/health")
@@ -121,44 +112,10 @@ def create_app(
         except ClientGoneError:
             return Response(status_code=_CLIENT_GONE_STATUS)
 
-    _add_page(app)
+    add_page(app, files("puna.serve") / "page", PAGE_FILES)
     return app
 
 
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _add_page(app: FastAPI) -> None:
-    folder = files("puna.serve") / "page"
-    contents = {name: (folder / name).read_bytes() for name in PAGE_FILES}
-
-    def page_file(name: str) -> Response:
-        if name not in contents:
-            raise HTTPException(404)
-        return Response(contents[name], media_type=PAGE_FILES[name], headers=_PAGE_HEADERS)
-
-    @app.get("/")
-    async def page() -> Response:
-        return page_file("index.html")
-
-    @app.get("/page/{name}")
-    async def part(name: str) -> Response:
-        return page_file(name)
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> Response:
-        return as_response(error)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        path, method = request.url.path[:200], request.method
-        message = f"There is no {method} {path} here." if error.status_code in (404, 405) else str(error.detail)
-        return as_response(ApiError(error.status_code, message, headers=dict(error.headers or {})))
-
-    @app.exception_handler(Exception)
-    async def any_error(request: Request, error: Exception) -> Response:
-        return as_response(from_exception(error))

@@ -11,7 +11,16 @@ import json
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    ValidationInfo,
+)
 
 from puna.core.dialog import Dialog, Message, Role
 from puna.core.generator import Sampling
@@ -49,15 +58,22 @@ def _is_unicode(value: str) -> str:
 
 
 def _flat_content(value: Any) -> Any:
-    """Content as plain text: a string, null, or a list of text parts."""
-    if value is None or isinstance(value, str):
-        return value or ""
+    """Content as plain text: a string, or a list of text parts."""
+    if isinstance(value, str):
+        return value
     if not isinstance(value, list):
         raise ValueError("Expected a string or a list of text parts")
     for part in value:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str) or part.get("type") != "text":
             raise ValueError('Each part must be {"type": "text", "text": "..."}; other kinds are not supported')
     return "".join(part["text"] for part in value)
+
+
+def _content_of(value: Any, info: ValidationInfo) -> Any:
+    """Content of a message; only what an assistant said may be null or absent, where it called tools instead."""
+    if value is None and info.data.get("role") == "assistant":
+        return ""
+    return _flat_content(value)
 
 
 def _listed(value: Any) -> Any:
@@ -82,7 +98,10 @@ class ChatMessage(_Lenient):
     """One message; `content` arrives here as plain text already."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, BeforeValidator(_flat_content), AfterValidator(_is_unicode)] = ""
+    content: Annotated[str, BeforeValidator(_content_of), AfterValidator(_is_unicode)] = Field(
+        default=None,  # pyright: ignore[reportArgumentType] - absent is null, which the validator judges
+        validate_default=True,
+    )
 
 
 class StreamOptions(_Lenient):

@@ -1,7 +1,8 @@
-"""`puna annotate label`: items in, labels out: from people's log, from a judge model, or from simulated annotators.
+"""`puna annotate label`: items in, labels out: from people, their log, a judge model, or simulated annotators.
 
 Simulated people work through the same collection as real ones, in `work/`; when they are done, what they dispute is
-decided by simulated adjudicators. Real people work on the page; with `by = "log"` their log comes in.
+decided by simulated adjudicators. Real people work on the page: with `by = "people"` the stage puts the items into a
+collection, stops until the labels are there and goes on (`annotate_people.py`); with `by = "log"` a log comes in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,16 +26,18 @@ class LabelRecipe(StageRecipe):
 
     items: Path
     """Folder of `puna annotate items`, or a JSONL file."""
-    by: Literal["simulator", "judge", "log"] = "simulator"
-    """Simulated people, a judge model, or the log of people."""
+    by: Literal["simulator", "people", "judge", "log"] = "simulator"
+    """Simulated people, people on the page, a judge model, or the log of people."""
     log: Path | None = None
     """For `log`: labels from `puna annotate log`."""
     judge: Path | None = None
     """For `judge`: a checkpoint."""
+    database: str = ""
+    """For `people`: the collection, a file or postgresql://...; it is made when it is not there."""
     collection: CollectionSettings = CollectionSettings(overlap=5, gate_accuracy=0.0)
-    """For `simulator`: quotas and rates."""
+    """For `simulator` and a new collection of `people`: quotas and rates."""
     adjudicate: int = Field(default=0, ge=0)
-    """For `simulator`: the most disputed items that adjudicators decide."""
+    """For `simulator` and `people`: the most disputed items that adjudicators decide."""
     seed: int = 0
     """Seed of the simulated people."""
 
@@ -43,6 +46,8 @@ class LabelRecipe(StageRecipe):
         wanted = {"log": self.log, "judge": self.judge}
         if self.by in wanted and wanted[self.by] is None:
             raise ValueError(f'by = "{self.by}" needs {self.by} = "..."')
+        if self.by == "people" and not self.database:
+            raise ValueError('by = "people" needs database = "...", a file or postgresql://...')
         return self
 
 
@@ -66,7 +71,11 @@ def plan(recipe: LabelRecipe) -> Sequence[PlanRow]:
 
 
 def run(recipe: LabelRecipe, folder: RunFolder) -> None:
-    """Collect the labels."""
+    """Collect the labels.
+
+    Raises:
+        Stopped: People have not said everything yet.
+    """
     from puna.post.preferences.records import read_items, read_labels, write_rows
 
     items = read_items([items_file(recipe.items)])
@@ -83,6 +92,12 @@ def run(recipe: LabelRecipe, folder: RunFolder) -> None:
         from puna.post.preferences.judge import judge_items
 
         labels = judge_items(items, Engine.load(recipe.judge))
+    elif recipe.by == "people":
+        need("sqlalchemy", extra="annotate")
+        need("alembic", extra="annotate")
+        from puna.stages.annotate_people import collect
+
+        labels = collect(folder, items, recipe.database, recipe.collection, adjudicate=recipe.adjudicate)
     else:
         labels = _simulate(recipe, folder, items)
     write_rows(folder.path / LABELS, labels)
@@ -101,7 +116,7 @@ def _simulate(recipe: LabelRecipe, folder: RunFolder, items: Sequence) -> list:
     database = folder.work / "collection.db"
     for old in folder.work.glob("collection.db*"):  # a killed run begins again: simulated people do not mind
         old.unlink()
-    collection = Collection.create(database, items, settings=recipe.collection)
+    collection = Collection.create(database, items, settings=recipe.collection, durable=False)
     simulate.run(collection, simulate.MIXED_CROWD, truth, seed=recipe.seed)
     if recipe.adjudicate:
         found = quality.check(items, collection.labels(), quality.QualityConfig(resamples=0))
@@ -113,4 +128,4 @@ def _simulate(recipe: LabelRecipe, folder: RunFolder, items: Sequence) -> list:
     return labels
 
 
-STAGE = Stage(verb="annotate label", recipe=LabelRecipe, inputs=inputs, plan=plan, run=run)
+STAGE = Stage(verb="annotate label", recipe=LabelRecipe, inputs=inputs, plan=plan, run=run, neutral=("database",))

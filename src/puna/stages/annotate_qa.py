@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import Field
 
 from puna.core import config, console, files
 from puna.core.run_folder import RunFolder
+from puna.evaluate.statistics import paired_difference
 from puna.post.preferences.quality import Quality, QualityConfig
 from puna.post.preferences.records import Item, Label
 from puna.stages.annotate_label import items_file
@@ -28,6 +30,8 @@ class QualityRecipe(StageRecipe):
     """Thresholds."""
     min_strength: int = Field(default=1, ge=1, le=4)
     """Weaker preferences are no training rows; 3 keeps what Llama 3 keeps."""
+    held_out_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of prompts whose accepted rows go to `held_out.jsonl` instead, to judge a reward model by."""
 
 
 def inputs(recipe: QualityRecipe) -> Mapping[str, Path]:
@@ -53,22 +57,30 @@ def run(recipe: QualityRecipe, folder: RunFolder) -> None:
     """Check, decide, write."""
     from puna.post.preferences import export
     from puna.post.preferences.quality import check, verdict_row
+    from puna.post.rankings import falls_out
     from puna.stages.page import preferences as page
 
     items, labels = _read(recipe)
     quality = check(items, labels, recipe.quality)
-    rows = export.training_rows(items, quality, min_strength=recipe.min_strength)
-    raw = export.unchecked_rows(items, labels)
+    aside = {item.id for item in items if falls_out(item.prompt, recipe.held_out_fraction)}
+    every = export.training_rows(items, quality, min_strength=recipe.min_strength)
+    rows = [row for row in every if row["item"] not in aside]
+    held_out = [row for row in every if row["item"] in aside and row["verdict"] == "accept"]
+    voted = [row for row in export.unchecked_rows(items, labels) if row["item"] not in aside]
+    raw = [row for row in export.raw_rows(items, labels) if row["item"] not in aside]
     said: dict[str, list[Label]] = {}
     for label in labels:
         said.setdefault(label.item, []).append(label)
     _write(folder, "preferences.jsonl", rows)
-    _write(folder, "unchecked.jsonl", raw)
+    _write(folder, "held_out.jsonl", held_out)
+    _write(folder, "unchecked.jsonl", voted)
+    _write(folder, "raw.jsonl", raw)
     _write(folder, "edited.jsonl", export.edited_rows(items, quality))
     _write(folder, "verdicts.jsonl", (verdict_row(v, said.get(v.item, [])) for v in quality.verdicts))
     _write(folder, "queue.jsonl", ({"item": k, "priority": v} for k, v in quality.queue.items()))
     truth = _truth(recipe)
-    found = quality.as_json() | {"rows": len(rows), "unchecked_rows": len(raw)}
+    found = quality.as_json() | {"n_items": len(items), "n_labels": len(labels), "rows": len(rows)}
+    found |= {"held_out_rows": len(held_out), "unchecked_rows": len(voted), "raw_rows": len(raw)}
     if truth:
         found["against_truth"] = against_truth(quality, items, labels, truth)
     files.write_json(folder.path / "quality.json", found)
@@ -105,11 +117,12 @@ def against_truth(
     """For simulated people: how good the checks were.
 
     Returns:
-        Precision and recall of the excluded, and the share of items with the right side: raw labels, majority vote,
-        Dawid-Skene, and the rows that are kept.
+        Precision and recall of the excluded, and the share of items with the right side: raw labels; over everybody,
+        majority vote and Dawid-Skene with their difference and its interval; checked (the bad left out, disputes
+        decided), and of the rows that are kept.
     """
     from puna.post.preferences.export import majority_sides
-    from puna.post.preferences.quality import first_preferences
+    from puna.post.preferences.quality import first_preferences, fit_labels
     from puna.post.preferences.simulate import MIXED_CROWD, true_sides
 
     sides = true_sides(items, truth)
@@ -120,12 +133,19 @@ def against_truth(
     decided = [v for v in quality.verdicts if v.item in sides and v.chosen]
     kept = [v for v in decided if v.decision in ("accept", "soft")]
     raw = [label for label in first_preferences(labels) if label.item in sides]
-    both = [v for v in decided if v.item in voted]
+    places = {item.id: n for n, item in enumerate(items)}
+    known = {places[item.id]: 0 if item.gold == "a" else 1 for item in items if item.gold}
+    modelled = fit_labels(first_preferences(labels), places, known).probabilities
+    both = [v.item for v in decided if v.item in voted]
+    by_vote = [voted[item] == sides[item] for item in both]
+    by_model = [("a" if modelled[places[item], 0] >= 0.5 else "b") == sides[item] for item in both]
     return {
         "precision": len(bad & excluded) / len(excluded) if excluded else None,
         "recall": len(bad & excluded) / len(bad) if bad else None,
         "raw_labels": _mean([label.winner == sides[label.item] for label in raw]),
-        "majority": _mean([voted[v.item] == sides[v.item] for v in both]),
+        "majority": _mean(by_vote),
+        "dawid_skene": _mean(by_model),
+        "dawid_skene_over_majority": asdict(paired_difference(by_vote, by_model)) if both else None,
         "checked": _mean([v.chosen == sides[v.item] for v in decided]),
         "kept": _mean([v.chosen == sides[v.item] for v in kept]),
         "kept_share": len(kept) / max(len(decided), 1),

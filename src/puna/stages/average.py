@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import field_validator
 
 from puna.core import console
 from puna.core.files import fingerprint
@@ -14,10 +14,17 @@ from puna.stages.stage import Stage, StageRecipe
 class AverageRecipe(StageRecipe):
     """Which models, with which weights."""
 
-    models: tuple[Path, ...] = Field(min_length=2)
-    """Checkpoints of the same shape and tokenizer."""
+    models: tuple[Path, ...]
+    """Two or more checkpoints of the same shape and tokenizer."""
     weights: tuple[float, ...] = ()
     """Weight of each model, scaled to sum to 1; none means equal."""
+
+    @field_validator("models")
+    @classmethod
+    def _more_than_one(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if len(value) < 2:
+            raise ValueError(f"averaging needs two models or more, {len(value)} is given")
+        return value
 
 
 def inputs(recipe: AverageRecipe) -> Mapping[str, Path]:

@@ -8,9 +8,10 @@ from pydantic import Field
 from puna.core import console
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
+from puna.model.adapter_config import AdapterConfig
 from puna.post.dpo import DpoConfig
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, load_start
+from puna.stages.training import NEUTRAL, adapted_model, check_context, cost_rows, load_start
 from puna.train.config import TrainConfig
 
 
@@ -23,6 +24,8 @@ class DpoRecipe(StageRecipe):
     """JSONL files of preference rows: `prompt`, `chosen`, `rejected`."""
     data: DpoConfig = DpoConfig()
     """How pairs become batches and a loss."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
 
@@ -38,12 +41,15 @@ def plan(recipe: DpoRecipe) -> Sequence[PlanRow]:
 
     shape = load_config(recipe.start_from)
     check_context(shape, recipe.data.sequence_length)
-    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+    data = recipe.data
+    return cost_rows(shape, recipe.train, rows=data.rows, sequence_length=data.sequence_length, adapter=recipe.adapter)
 
 
 def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     """Optimize to the end of the recipe."""
     from puna.checkpoint.card import Card
+    from puna.checkpoint.format import load_tokenizer
+    from puna.model.projection import adapters_off
     from puna.post.dpo import DpoBatches, dpo_loss
     from puna.post.pairs import encode_pairs
     from puna.post.preference_rows import read_preferences
@@ -52,7 +58,14 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
 
     settings = recipe.data
     preferences = read_preferences(recipe.pairs)
-    model, shape, tokenizer = load_start(recipe.start_from)
+    if recipe.adapter is None:
+        model, shape, tokenizer = load_start(recipe.start_from)
+    else:
+        model, tokenizer = (
+            adapted_model(recipe.start_from, recipe.adapter, recipe.train),
+            load_tokenizer(recipe.start_from),
+        )
+        shape = model.config
     check_context(shape, recipe.data.sequence_length)
     pairs = encode_pairs(
         preferences,
@@ -65,15 +78,17 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     pad = tokenizer.specials.pad
     reference = None
     if settings.needs_reference:
-        reference = cached_reference(
-            model,
-            pairs,
-            settings,
-            pad=pad,
-            model_fingerprint=fingerprint(recipe.start_from),
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            folder=folder.work,
-        )
+        packing = "" if recipe.adapter is None else f" {recipe.adapter.packing}"
+        with adapters_off(model):  # the base is the reference, and needs no copy
+            reference = cached_reference(
+                model,
+                pairs,
+                settings,
+                pad=pad,
+                model_fingerprint=fingerprint(recipe.start_from) + packing,
+                tokenizer_fingerprint=tokenizer.fingerprint,
+                folder=folder.work,
+            )
     train(
         model,
         loss=dpo_loss(settings, pairs=pairs),

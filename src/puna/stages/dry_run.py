@@ -7,6 +7,7 @@ cannot fit is refused, with the nearest one that does.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from puna.core import console
@@ -16,16 +17,21 @@ from puna.planner import goodput
 from puna.planner.estimate import Estimate, estimate
 from puna.planner.hardware import read_cluster
 from puna.planner.layout import Degrees, Workload
-from puna.planner.search import nearest_fitting
+from puna.planner.memory import CONTEXT_BYTES, FRAGMENTS, LOGIT_CHUNK_BYTES
+from puna.planner.search import nearest_fitting, smaller_micro_batches
 from puna.planner.shape import from_config
-from puna.stages.pretrain import PretrainRecipe, shape_of
+from puna.stages.planning import PROVENANCE, STORAGE_BYTES_PER_SECOND
+from puna.stages.pretrain import PretrainRecipe, ramp_of, shape_of
 from puna.stages.stage import PlanRow
 from puna.train.parallel_config import ParallelConfig, Work, check
 
-_FRAGMENTS, _CONTEXT_BYTES = 0.04, 2 << 30
-"""Holes of the caching allocator, and CUDA context with the buffers of cuBLAS and NCCL."""
-_LOGIT_CHUNK_BYTES = 4 * (32 << 20)
-"""Logits, their fp32 copy and gradient, of one chunk of the loss."""
+
+@dataclass(frozen=True)
+class Saves:
+    """How often a run writes checkpoints: every so many seconds or, where that is 0, steps."""
+
+    seconds: float
+    steps: int
 
 
 def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: float, as_json: bool) -> None:
@@ -42,33 +48,92 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
         ConfigError: The layout cannot be.
         UsageError: It does not fit the card's memory.
     """
-    from puna.train.rehearsal import rehearse
-
     shape, data = shape_of(recipe), recipe.data
     layout = recipe.parallel.resolve(world_size)
-    work = Work(data.rows, data.sequence_length, recipe.train.accumulation, "cuda")
-    check(layout, shape, work)
-    load = _workload(layout, shape, work, f"{world_size}x{gpu}")
-    found, expected = rehearse(layout, shape, work), estimate(load)
-    memory = _memory(found, layout, expected)
-    total = sum(memory.values())
-    limit = load.cluster.gpu.memory_gib * 2**30
-    result = _result(found, expected, memory, shape, failures) | {"fits": total <= limit, "memory_limit_bytes": limit}
+    works = [Work(data.rows, data.sequence_length, n, "cuda") for n in ramp_of(recipe).batches]
+    for work in works:
+        check(layout, shape, work)
+    work = works[-1]  # the largest batch of a growing one, where most of the time is spent
+    train = recipe.train
+    every = Saves(seconds=train.save_every_seconds, steps=train.save_every_steps)
+    gpus = f"{world_size}x{gpu}"
+    result = figures(shape, layout, work, gpus, failures=failures, saves=every)
+    load = _workload(layout, shape, work, gpus)
+    total, limit = result["memory_bytes"]["total"], result["memory_limit_bytes"]
     if not as_json:
         console.table("", ["what", "value"], _rows(result, layout, load))
-    nearest = None
     if total > limit:
-        other = nearest_fitting(load)
-        nearest = other and f"{other.work.degrees}, recompute {other.work.recompute}, {other.memory.total_gib:.0f} GiB"
-        result["nearest"] = nearest
+        result["nearest"] = _what_fits(load)
     if as_json:
         console.write(json.dumps(result) + "\n")
     if total > limit:
         raise UsageError(
             f"this layout needs {console.short_bytes(total)} on its first rank, a {load.cluster.gpu.name} has "
-            f"{console.short_bytes(limit)}. "
-            + (f"The nearest that fits: {nearest}." if nearest else f"Nothing fits {world_size} of them; use more.")
+            f"{console.short_bytes(limit)}. " + result["nearest"]
         )
+
+
+def figures(
+    shape: ModelConfig, layout: ParallelConfig, work: Work, gpus: str, *, failures: float, saves: Saves | None = None
+) -> dict[str, Any]:
+    """Rehearse one rank and put together what is counted and what is expected, in JSON types.
+
+    Args:
+        shape: The model.
+        layout: Every degree known, checked.
+        work: The step.
+        gpus: The cluster, like `512xH100`.
+        failures: Interruptions an hour and GPU.
+        saves: How often checkpoints are written; None takes the best interval.
+    """
+    from puna.train.rehearsal import rehearse
+
+    load = _workload(layout, shape, work, gpus)
+    found, expected = rehearse(layout, shape, work), estimate(load)
+    memory = _memory(found, layout, expected)
+    total, limit = sum(memory.values()), load.cluster.gpu.memory_gib * 2**30
+    every = None if saves is None else saves.seconds or saves.steps * expected.seconds or None
+    return _result(found, expected, memory, shape, failures, every) | {
+        "fits": total <= limit,
+        "memory_limit_bytes": limit,
+    }
+
+
+def _what_fits(load: Workload) -> str:
+    """The cheapest change that fits, as one types it, by the planner's arithmetic."""
+    if smaller := smaller_micro_batches(load):
+        work, needed = smaller
+        rows = work.micro_batch * work.degrees.data_parallel
+        return f"Smaller micro-batches fit, {needed:.0f} GiB: data.rows={rows} train.accumulation={work.micro_batches}"
+    if other := nearest_fitting(load):
+        work = other.work
+        rows = work.micro_batch * work.degrees.data_parallel
+        return (
+            f"The nearest that fits: {work.degrees}, recompute {work.recompute}, data.rows={rows} "
+            f"train.accumulation={work.micro_batches}, {other.memory.total_gib:.0f} GiB."
+        )
+    return f"Nothing fits {load.cluster}; use more."
+
+
+def check_memory(recipe: PretrainRecipe, *, world_size: int, gpu: str) -> None:
+    """Refuse what cannot be or cannot fit, by the planner's arithmetic alone: in a moment, for `puna launch`.
+
+    Raises:
+        ConfigError: The layout cannot be.
+        UsageError: It does not fit the card's memory.
+    """
+    shape, data = shape_of(recipe), recipe.data
+    layout = recipe.parallel.resolve(world_size)
+    for n in ramp_of(recipe).batches:
+        work = Work(data.rows, data.sequence_length, n, "cuda")
+        check(layout, shape, work)
+        load = _workload(layout, shape, work, f"{world_size}x{gpu}")
+        needed = estimate(load).memory.total_gib
+        if needed > load.cluster.gpu.memory_gib:
+            raise UsageError(
+                f"{load.degrees} with micro-batches of {load.micro_batch} needs about {needed:.0f} GiB a GPU, a "
+                f"{load.cluster.gpu.name} has {load.cluster.gpu.memory_gib:.0f}. {_what_fits(load)}"
+            )
 
 
 def _workload(layout: ParallelConfig, shape: ModelConfig, work: Work, gpus: str) -> Workload:
@@ -97,16 +162,31 @@ def _memory(found: Any, layout: ParallelConfig, expected: Estimate) -> dict[str,
         "gradients": 4.0 * held,
         "optimizer": 8.0 * held,
         "activations": kept * (layout.memory_budget if layout.recompute == "budget" else 1.0),
-        "buffers": found.gathered_bytes + _LOGIT_CHUNK_BYTES,
+        "buffers": found.gathered_bytes + LOGIT_CHUNK_BYTES,
     }
-    memory["buffers"] += _FRAGMENTS * sum(memory.values()) + _CONTEXT_BYTES
+    memory["buffers"] += FRAGMENTS * sum(memory.values()) + CONTEXT_BYTES
     return memory
 
 
-def _result(found: Any, expected: Estimate, memory: dict[str, float], shape: ModelConfig, failures: float) -> Any:
+def _result(
+    found: Any,
+    expected: Estimate,
+    memory: dict[str, float],
+    shape: ModelConfig,
+    failures: float,
+    save_every: float | None,
+) -> Any:
     work, n = expected.work, expected.work.cluster.n_gpus
     stall = goodput.stall_seconds(work.shape, n)
-    run = goodput.expected_goodput(n, stall=stall, interruptions_per_gpu_hour=failures)
+    writing = goodput.checkpoint_seconds(
+        work.shape, writers=max(1, n // work.cluster.gpu.node_gpus), bytes_per_second=STORAGE_BYTES_PER_SECOND
+    )
+    run, best = (
+        goodput.expected_goodput(
+            n, stall=stall, write_seconds=writing, interval_seconds=every, interruptions_per_gpu_hour=failures
+        )
+        for every in (save_every, None)
+    )
     return {
         "rank": {"parameters": found.parameters, "parameters_before_sharding": found.part_parameters},
         "memory_bytes": memory | {"total": sum(memory.values())},
@@ -123,14 +203,14 @@ def _result(found: Any, expected: Estimate, memory: dict[str, float], shape: Mod
         "checkpoint": {
             "bytes": goodput.checkpoint_bytes(work.shape),
             "stall_seconds": stall,
-            "write_seconds": goodput.checkpoint_seconds(
-                work.shape, writers=max(1, n // work.cluster.gpu.node_gpus), bytes_per_second=2e9
-            ),
+            "write_seconds": writing,
         },
         "goodput": {
             "share": run.share,
-            "hours_to_interruption": run.hours_to_interruption,
+            "hours_to_interruption": run.hours_to_interruption if failures else None,
             "checkpoint_every_seconds": run.interval_seconds,
+            "best_share": best.share,
+            "best_checkpoint_every_seconds": best.interval_seconds,
         },
         "dry_run": {"seconds": found.seconds, "peak_memory_bytes": found.memory_bytes},
     }
@@ -169,8 +249,15 @@ def _rows(result: Any, layout: ParallelConfig, load: Workload) -> Sequence[PlanR
         ),
         (
             "goodput",
-            f"{run['share']:.1%} with one interruption in {run['hours_to_interruption']:.3g} h and a checkpoint every "
-            f"{console.short_time(run['checkpoint_every_seconds'])}",
+            f"{run['share']:.1%} with "
+            + (
+                f"one interruption in {run['hours_to_interruption']:.3g} h"
+                if run["hours_to_interruption"]
+                else "no failures"
+            )
+            + f" and a checkpoint every {console.short_time(run['checkpoint_every_seconds'])} (best: "
+            f"{run['best_share']:.1%}, every {console.short_time(run['best_checkpoint_every_seconds'])})",
         ),
+        ("speeds are those of", PROVENANCE),
         ("this dry run", f"{spent['seconds']:.1f} s, {size(spent['peak_memory_bytes'])}"),
     ]

@@ -1,12 +1,17 @@
 """Exercises as data for the stages: dialogs to learn from, and tasks whose answers can be checked."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from pydantic import Field
 
 from puna.core.config import Config
+from puna.core.errors import UsageError
 from puna.exercises import generate
 from puna.exercises.exercise import Exercise, Level
-from puna.post.dialogs import DialogRow
-from puna.post.rejection import Task
+from puna.exercises.verify import verify
+from puna.post.dialogs import DialogRow, read_prompts
+from puna.post.rejection import Task, Verdict
 
 SOURCE = "exercises"
 
@@ -40,7 +45,31 @@ def tasks(config: ExerciseConfig) -> list[Task]:
     return [_task(number, exercise) for number, exercise in enumerate(drawn)]
 
 
+def verify_exercise(task: Task, answer: str) -> Verdict:
+    """The verdict on an answer to such a task."""
+    return verify(task.payload, answer)
+
+
 def _task(number: int, exercise: Exercise) -> Task:
     dialog = exercise.as_dialog()
     prompt = type(dialog)(dialog.messages[:-1])
     return Task(id=f"{number}:{exercise.key}", prompt=prompt, reference=exercise.response, payload=exercise)
+
+
+def prompt_tasks(paths: Sequence[Path], *, skip: int = 0, limit: int | None = None) -> list[Task]:
+    """Prompts of files as questions that no verifier can check.
+
+    Args:
+        paths: JSONL files of dialogs; a last answer is left out.
+        skip: How many to pass over; beyond the end it goes on from the beginning.
+        limit: How many to take, each at most once; None takes all.
+
+    Raises:
+        UsageError: The files hold no prompt.
+    """
+    prompts = read_prompts(paths)
+    if not prompts:
+        raise UsageError(f"{', '.join(map(str, paths))}: there is no prompt in it")
+    count = len(prompts) if limit is None else min(limit, len(prompts))
+    places = [(skip + n) % len(prompts) for n in range(count)]
+    return [Task(str(place), prompts[place]) for place in places]

@@ -3,11 +3,13 @@
 All of them start one process a GPU with the variables that torch.distributed reads (RANK, LOCAL_RANK, WORLD_SIZE,
 MASTER_ADDR, MASTER_PORT), and start again what stopped: the same command resumes from its last checkpoint.
 
-- `torchrun`: one node; torchrun restarts the group.
+- `torchrun`: one node; torchrun restarts the group. It turns every exit code into 1, so a dry run before it finds
+  what no restart mends: a recipe error (2), missing data (3).
 - `slurm`: srun starts the processes itself, so that exit codes arrive: 75 (stopped, resumable) requeues the job;
-  Slurm's signal before the time limit makes the run save and end so. 2 and 3 (recipe, missing data) end it: no requeue
-  helps.
-- `kubernetes`: an indexed Job with one pod a node, and a headless Service under which pod 0 is found.
+  Slurm's signal before the time limit makes the run save and end so. 2 and 3 end it. Failures are counted in a file,
+  since Slurm's own count holds every requeue.
+- `kubernetes`: an indexed Job with one pod a node, and a headless Service under which pod 0 is found. The dry run comes
+  first here too, and its exit codes fail the Job at once.
 
 Sources: sbatch and srun manual pages (Slurm 24.05); Kubernetes Job reference (batch/v1), `completionMode: Indexed`.
 """
@@ -26,6 +28,8 @@ from puna.core.files import atomic_open
 
 Target = Literal["torchrun", "slurm", "kubernetes"]
 PORT = 29_500
+GRACE_SECONDS = 300
+"""From the signal to end until what is left is killed: time to save."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Job:
         image: Container image (Kubernetes).
         claim: PersistentVolumeClaim that holds recipe, data and runs (Kubernetes).
         restarts: How often a failed run is started again.
+        python: Interpreter that has puna.
+        rdma: Resource of the network cards (Kubernetes), or empty.
     """
 
     name: str
@@ -55,6 +61,8 @@ class Job:
     image: str = "puna:latest"
     claim: str = "puna-data"
     restarts: int = 20
+    python: str = "python"
+    rdma: str = ""
 
     @property
     def nodes(self) -> int:
@@ -72,6 +80,9 @@ class Job:
         Raises:
             UsageError: With the next command.
         """
+        for name in ("partition", "account", "image", "claim", "python", "rdma"):
+            if not re.fullmatch(r"[\w.,@:/+~-]*", value := getattr(self, name)):
+                raise UsageError(f"--{name} is {value!r}; letters, digits and . , @ : / + ~ - _ are allowed")
         if self.gpus < 1 or self.gpus_per_node < 1:
             raise UsageError(f"--gpus {self.gpus} with --gpus-per-node {self.gpus_per_node}: both must be 1 or more")
         if self.gpus % self.nodes:
@@ -177,12 +188,23 @@ def _exports() -> str:
     return "\n".join(f"export {key}={value}" for key, value in _ENVIRONMENT.items())
 
 
+def _check(job: Job) -> str:
+    """The dry run that comes before torchrun."""
+    return f"{job.python} -m {_module(job.words)} --dry-run"
+
+
+def _elastic(job: Job) -> str:
+    """Torchrun of the environment that has puna."""
+    return f"{job.python} -m torch.distributed.run --shutdown-timeout {GRACE_SECONDS}"
+
+
 def _torchrun(job: Job) -> str:
     return f"""#!/usr/bin/env bash
 # {shlex.join(job.words)} on one node with {job.gpus} GPUs.
 set -euo pipefail
 {_exports()}
-exec torchrun --standalone --nproc-per-node {job.gpus} --max-restarts {job.restarts} -m {_module(job.words)}
+{_check(job)}
+exec {_elastic(job)} --standalone --nproc-per-node {job.gpus} --max-restarts {job.restarts} -m {_module(job.words)}
 """
 
 
@@ -201,14 +223,16 @@ def _slurm(job: Job) -> str:
             "#SBATCH --mem=0",
             "#SBATCH --exclusive",
             f"#SBATCH --time={hours:02d}:{minutes:02d}:00",
-            "#SBATCH --signal=TERM@300",
+            f"#SBATCH --signal=TERM@{GRACE_SECONDS}",
             "#SBATCH --requeue",
             "#SBATCH --open-mode=append",
             f"#SBATCH --output={job.name}-%j.log",
             *optional,
         ]
     )
-    inner = 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec python -m "$@"'
+    inner = (
+        "export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS; exec " + job.python + ' -m "$@"'
+    )
     return f"""#!/usr/bin/env bash
 {head}
 # {shlex.join(job.words)} on {job.gpus} GPUs of {job.nodes} nodes. Stopped runs are requeued and resume.
@@ -217,15 +241,18 @@ set -uo pipefail
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export MASTER_ADDR
 export MASTER_PORT=$(({PORT} + SLURM_JOB_ID % 1000))
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not take it from the job by itself
 
 srun --kill-on-bad-exit=1 bash -c '{inner}' puna {_module(job.words)}
 code=$?
 
+failures={job.name}-$SLURM_JOB_ID.failures
 # 0: done. 2 and 3: the recipe or its data must be mended first. 75: saved, resumable. Else: a failure.
 case $code in
   0|2|3|4) exit $code ;;
   75) ;;
-  *) if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {job.restarts} ]; then exit $code; fi ;;
+  *) echo $code >> "$failures"
+     if [ "$(wc -l < "$failures")" -gt {job.restarts} ]; then exit $code; fi ;;
 esac
 scontrol requeue "$SLURM_JOB_ID"
 """
@@ -246,15 +273,19 @@ def _kubernetes(job: Job) -> str:
     }
     documents = [service, {"apiVersion": "batch/v1", "kind": "Job"} | _indexed_job(job, labels)]
     note = f"# {shlex.join(job.words)} on {job.gpus} GPUs of {job.nodes} nodes. Failed pods start again and resume.\n"
+    if job.nodes > 1 and not job.rdma:
+        note += "# No network cards are asked for (--rdma RESOURCE): NCCL goes over the pods' TCP, many times slower.\n"
+    note += "# The pods' memory must hold the copies of checkpoints on their way to storage.\n"
     return note + "---\n".join(to_yaml(document) for document in documents)
 
 
 def _indexed_job(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
-    command = shlex.join(["torchrun", f"--nnodes={job.nodes}", f"--nproc-per-node={job.processes_per_node}"])
     script = (
-        f"exec {command} --node-rank=$JOB_COMPLETION_INDEX --master-addr={job.name}-0.{job.name} --master-port={PORT} "
+        f"{_check(job)} && exec {_elastic(job)} --nnodes={job.nodes} --nproc-per-node={job.processes_per_node} "
+        f"--node-rank=$JOB_COMPLETION_INDEX --master-addr={job.name}-0.{job.name} --master-port={PORT} "
         f"-m {_module(job.words)}"
     )
+    limits = {"nvidia.com/gpu": job.processes_per_node}
     container = {
         "name": "train",
         "image": job.image,
@@ -262,13 +293,16 @@ def _indexed_job(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
         "command": ["bash", "-c", script],
         "env": [{"name": key, "value": value} for key, value in _ENVIRONMENT.items()],
         "ports": [{"containerPort": PORT}],
-        "resources": {"limits": {"nvidia.com/gpu": job.processes_per_node}},
+        "resources": {"limits": limits, "requests": {"cpu": 8 * job.processes_per_node}},
         "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "shm", "mountPath": "/dev/shm"}],
     }
+    if job.rdma:
+        limits[job.rdma] = job.processes_per_node
+        container["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"]}}
     pod = {
         "subdomain": job.name,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 300,
+        "terminationGracePeriodSeconds": GRACE_SECONDS + 30,
         "containers": [container],
         "volumes": [
             {"name": "data", "persistentVolumeClaim": {"claimName": job.claim}},
@@ -282,6 +316,11 @@ def _indexed_job(job: Job, labels: Mapping[str, str]) -> dict[str, Any]:
             "completions": job.nodes,
             "parallelism": job.nodes,
             "backoffLimit": job.restarts * job.nodes,
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [2, 3]}}
+                ]
+            },
             "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
         },
     }

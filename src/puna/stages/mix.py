@@ -3,7 +3,7 @@
 from puna.core import console
 from puna.data.mix import MixConfig, resolve_mix
 from puna.data.shards import ShardSet
-from puna.stages.pretrain import PretrainRecipe, mix_of
+from puna.stages.pretrain import PretrainRecipe, mix_of, ramp_of
 
 
 def show(recipe: PretrainRecipe) -> None:
@@ -13,10 +13,10 @@ def show(recipe: PretrainRecipe) -> None:
         MissingError: The shards are not there.
         ConfigError: The mix does not fit them.
     """
-    data = recipe.data
+    data, ramp = recipe.data, ramp_of(recipe)
     sets = [ShardSet.open(path, verify="sizes") for path in data.shards]
     mixed = mix_of(recipe, sets)
-    rows = data.rows * recipe.train.accumulation * recipe.train.steps
+    rows = ramp.tokens_at(recipe.train.steps) // data.sequence_length
     if mixed is None:
         sizes = {name: source.n_tokens for shards in sets for name, source in shards.sources("train").items()}
         total = sum(data.weights.values())
@@ -33,8 +33,8 @@ def show(recipe: PretrainRecipe) -> None:
     tokens = rows * data.sequence_length
     console.table(f"mix of {console.short_number(tokens)} tokens", [*columns, "read", "epochs", ""], table)
     for number, (row, _) in enumerate(mixed.later, start=2):
-        step = row / (data.rows * recipe.train.accumulation)
-        console.say(f"phase {number} begins at step {step:.0f} of {recipe.train.steps}")
+        step = ramp.steps_until(row * data.sequence_length)
+        console.say(f"phase {number} begins at step {step} of {recipe.train.steps}")
     again = sum(max(0.0, row.read - row.n_tokens) for row in mixed.rows)
     unread = sum(max(0.0, row.n_tokens - row.read) for row in mixed.rows)
     console.say(

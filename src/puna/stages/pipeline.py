@@ -24,7 +24,7 @@ from typing import Any
 
 from puna.core import config, console, files
 from puna.core.config import Config, Resolved
-from puna.core.errors import ConfigError, MissingError, UsageError
+from puna.core.errors import ConfigError, UsageError
 from puna.lineage.artifact import read_record
 from puna.stages.recipes import as_typed, find_recipe
 from puna.stages.stage import Stage, execute, find_stage
@@ -179,20 +179,6 @@ def _raw(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         return {}  # config.load tells what is wrong with it
-
-
-def makers_near(recipe: Path) -> dict[Path, str]:
-    """For a single verb: which commands make which folders, by the pipelines that lie beside its recipe."""
-    makers: dict[Path, str] = {}
-    for path in sorted(recipe.parent.glob("*.toml")):
-        if "steps" not in _raw(path):
-            continue
-        try:
-            _, planned = plan_pipeline(path)
-        except (ConfigError, MissingError):
-            continue
-        makers.update({step.out: step.command for step in planned})
-    return makers
 
 
 def _seconds(step: Planned) -> float:

@@ -26,7 +26,12 @@ from puna.planner.hardware import Cluster, read_cluster
 from puna.planner.layout import Workload
 from puna.planner.published import Published, read_published
 from puna.planner.search import Found, reasons, search
-from puna.planner.shape import Shape, from_config, read_shape
+from puna.planner.shape import Shape, from_config, is_sparse, named_shape
+
+STORAGE_BYTES_PER_SECOND = 2e9
+"""Taken for what a node writes to its storage."""
+
+PROVENANCE = "tuned software on published clusters, to which the planner is fitted; this trainer was not measured"
 
 LOW_PRECISION = {"ampere": ("bf16",), "hopper": ("bf16", "fp8"), "blackwell": ("bf16", "fp8", "fp4")}
 """What the tensor cores of each architecture multiply in."""
@@ -88,12 +93,12 @@ def find_shape(model: str) -> Shape:
         from puna.checkpoint.format import load_config
 
         return from_config(load_config(Path(model)))
-    shape = read_shape(model)
+    shape = None if is_sparse(model) else named_shape(model)
     if shape is None:
+        why = "is a mixture of experts or a hybrid, which is not modelled" if is_sparse(model) else "is not known"
         raise UsageError(
-            f"model {model!r} is not known, or no dense transformer. Sizes are {', '.join(SIZES)}; a Hugging "
-            f"Face Llama "
-            "folder or a published name such as llama2-13b will do too."
+            f"model {model!r} {why}. Sizes are {', '.join(SIZES)}. A Hugging Face Llama folder, a published name such "
+            "as llama2-13b, or a shape such as 'llama L40 d4096 h32 kv8 f14336 v128256' will do too."
         )
     return shape
 
@@ -143,7 +148,8 @@ def _show(question: Question, cluster: Cluster, found: Found) -> None:
     work = best.work
     console.say(
         f"{question.model} on {cluster}: {work.global_batch:,} sequences of {work.seq_len:,} tokens a step "
-        f"({work.tokens:,} tokens), {work.precision}; {found.tried:,} layouts can be built, {found.fitting:,} fit"
+        f"({work.tokens:,} tokens{_as_asked(question, work)}), {work.precision}; {found.tried:,} layouts can be built, "
+        f"{found.fitting:,} fit"
     )
     console.table("", ["#", "layout", *_COLUMNS], [_row(i, e) for i, e in enumerate(found.best, 1)])
     for index, layout in enumerate(found.best, 1):
@@ -153,6 +159,11 @@ def _show(question: Question, cluster: Cluster, found: Found) -> None:
             console.say(f"   {reason}")
     for line in run_rows(best):
         console.say(line)
+
+
+def _as_asked(question: Question, work: Workload) -> str:
+    asked = question.batch_tokens
+    return "" if work.tokens == asked else f"; {asked:,} were asked for, a step holds whole sequences"
 
 
 _COLUMNS = ("micro-batches", "recompute", "step s", "tok/s/GPU", "TFLOPS", "MFU", "GiB")
@@ -187,10 +198,13 @@ def run_rows(best: Estimate) -> Sequence[str]:
     """What a long run of a layout may expect: checkpoints and goodput."""
     shape, n = best.work.shape, best.work.cluster.n_gpus
     stall = goodput.stall_seconds(shape, n)
-    expected = goodput.expected_goodput(n, stall=stall)
+    nodes = max(1, n // best.work.cluster.gpu.node_gpus)
+    writing = goodput.checkpoint_seconds(shape, writers=nodes, bytes_per_second=STORAGE_BYTES_PER_SECOND)
+    expected = goodput.expected_goodput(n, stall=stall, write_seconds=writing)
     size = goodput.checkpoint_bytes(shape)
     return (
-        "\nTFLOPS count half of the attention (causal), MFU all of it (full) over the 16-bit peak.",
+        f"\nSpeeds are those of {PROVENANCE}.",
+        "TFLOPS count half of the attention (causal), MFU all of it (full) over the 16-bit peak.",
         f"Checkpoint: {console.short_bytes(size)}, {console.short_bytes(size / n)} a GPU, {stall:.2g} s of "
         f"waiting each.",
         f"At Llama 3's rate of failures: one in {expected.hours_to_interruption:.3g} h; with a checkpoint every "
@@ -238,8 +252,10 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
         "",
         f'out = "runs/{path.stem}"',
     ]
-    if name is None:
+    if name is None and Path(question.model).is_dir():
         lines += [f"start_from = {json.dumps(question.model)}"]
+    elif name is None:
+        lines += ['tokenizer = "my/tokenizer"', "", "[model]", *_shape_lines(work)]
     else:
         lines += ['tokenizer = "my/tokenizer"', "", "[model]", f'size = "{name}"']
         if work.seq_len > SIZES[name].max_seq_len:
@@ -266,6 +282,19 @@ def recipe_text(question: Question, best: Estimate, path: Path) -> str:
     if work.precision == "fp4":
         lines.append("# planned with fp4, in which `puna train` cannot multiply: started as it is, this trains in bf16")
     return "\n".join(lines) + "\n"
+
+
+def _shape_lines(work: Workload) -> list[str]:
+    """A shape that is no size of ours, field by field."""
+    shape = work.shape
+    lines = [] if shape.gated else ["# planned with two feed-forward matrices; `puna train` has three (SwiGLU)"]
+    lines += [f"{n} = {getattr(shape, n)}" for n in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim")]
+    return [
+        *lines,
+        f"head_dim = {shape.head_width}",
+        f"tie_embeddings = {'true' if shape.tied else 'false'}",
+        f"max_seq_len = {work.seq_len}",
+    ]
 
 
 def _write_recipe(question: Question, best: Estimate, path: Path) -> None:
@@ -296,7 +325,9 @@ def evaluate_file(path: Path, *, as_json: bool = False) -> dict[str, Any]:
     console.table("", ["source", "n", "median", "p90", "bias"], by_group(rows, errors, fitting.sources(rows)))
     console.table("the ten worst", ["line", "error", "configuration"], worst(rows, errors, 10))
     for reason, count in result["skipped"].items():
-        console.say(f"skipped {count}: {reason}")
+        lines = [str(line) for line, why in skipped if why == reason]
+        shown = ", ".join(lines[:8]) + (", ..." if len(lines) > 8 else "")
+        console.say(f"skipped {count} (line {shown}): {reason}")
     return result
 
 

@@ -11,12 +11,23 @@ from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.data.mix import MixConfig, Mixed, resolve_mix
 from puna.data.shards import ShardSet
+from puna.model.adapter_config import AdapterConfig
 from puna.model.config import SIZES, ModelConfig
 from puna.stages.model_choice import ContextChoice, ModelChoice
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
+from puna.stages.training import (
+    NEUTRAL,
+    adapted_model,
+    check_context,
+    cost_rows,
+    first_model,
+    meet,
+    prepare_alone,
+    refuse_layout,
+)
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import ParallelConfig
+from puna.train.ramp import BatchPhase, Ramp, resolve_ramp
 
 
 class TokensConfig(Config):
@@ -61,8 +72,12 @@ class PretrainRecipe(StageRecipe):
     """For a continued model: a longer context."""
     data: TokensConfig
     """The tokens."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    ramp: tuple[BatchPhase, ...] = ()
+    """Batches that grow with the tokens seen, `[[ramp]]`; after the last phase train.accumulation counts."""
     parallel: ParallelConfig = ParallelConfig()
     """How processes share the work; torchrun starts them."""
 
@@ -72,6 +87,9 @@ class PretrainRecipe(StageRecipe):
             raise ValueError("give tokenizer for a new model, or start_from to continue one: one of the two")
         if self.start_from is None and self.context != ContextChoice():
             raise ValueError("context is for a continued model; a new one has model.max_seq_len and model.rope_scaling")
+        if self.adapter is not None and (self.start_from is None or self.context != ContextChoice()):
+            raise ValueError("an adapter needs start_from, and keeps its base's context: leave [context] out")
+        refuse_layout(self.parallel, self.adapter)
         return self
 
 
@@ -92,12 +110,41 @@ def shape_of(recipe: PretrainRecipe) -> ModelConfig:
     return recipe.model.resolve(vocab_size=vocab_size)
 
 
+def ramp_of(recipe: PretrainRecipe) -> Ramp:
+    """How many batches make a step over the run.
+
+    Raises:
+        ConfigError: The phases do not fit the data's rows.
+    """
+    data = recipe.data
+    return resolve_ramp(
+        recipe.ramp, rows=data.rows, sequence_length=data.sequence_length, accumulation=recipe.train.accumulation
+    )
+
+
 def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
     """What the run costs."""
-    shape = shape_of(recipe)
+    shape, ramp = shape_of(recipe), ramp_of(recipe)
     check_context(shape, recipe.data.sequence_length)
     _check_mix(recipe)
-    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+    rows = cost_rows(
+        shape,
+        recipe.train,
+        rows=recipe.data.rows,
+        sequence_length=recipe.data.sequence_length,
+        tokens=ramp.tokens_at(recipe.train.steps),
+        adapter=recipe.adapter,
+    )
+    if not recipe.ramp:
+        return rows
+    phases = zip(ramp.starts, ramp.batches, ramp.lengths, strict=True)
+    return [
+        *rows,
+        *(
+            ("batch", f"from {start:,} tokens on {n * ramp.tokens:,}, {n} x {recipe.data.rows} rows, cut at {length}")
+            for start, n, length in phases
+        ),
+    ]
 
 
 def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
@@ -109,7 +156,7 @@ def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
     if recipe.data.mix is None:
         return None
     sizes = {name: source.n_tokens for shards in sets for name, source in shards.sources("train").items()}
-    rows = recipe.data.rows * recipe.train.accumulation * recipe.train.steps
+    rows = ramp_of(recipe).tokens_at(recipe.train.steps) // recipe.data.sequence_length
     return resolve_mix(recipe.data.mix, sizes, rows=rows, row_tokens=recipe.data.sequence_length)
 
 
@@ -148,9 +195,21 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         assert recipe.tokenizer is not None, "checked by the recipe"
         tokenizer = Tokenizer.load(recipe.tokenizer)
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
-    data = recipe.data
-    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
-    model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    data, ramp = recipe.data, ramp_of(recipe)
+    ranks = meet(
+        recipe.parallel,
+        recipe.train,
+        shape,
+        rows=data.rows,
+        sequence_length=data.sequence_length,
+        accumulations=ramp.batches,
+    )
+    if recipe.adapter is not None and recipe.start_from is not None:
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+    else:
+        model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
+    if ranks is None:
+        prepare_alone(model, recipe.parallel)
     check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]
@@ -164,6 +223,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
             sets,
             weights=mixed.weights if mixed else data.weights or None,
             later=mixed.later if mixed and split == "train" else (),
+            cuts=ramp.cuts(data.sequence_length) if split == "train" else (),
             rows=data.rows,
             sequence_length=data.sequence_length,
             seed=data.seed,
@@ -189,6 +249,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         tokenizer=tokenizer,
         evaluate=evaluate,
         ranks=ranks,
+        ramp=ramp,
         card=Card(
             name=recipe.name or "base",
             made_by="pretraining" if recipe.start_from is None else "continued pretraining",

@@ -7,7 +7,8 @@ import difflib
 from pathlib import Path
 
 import puna
-from puna.core.errors import MissingError
+from puna.core.errors import MissingError, UsageError
+from puna.core.files import atomic_open
 
 PIPELINE_FILE = "run.toml"
 
@@ -40,6 +41,31 @@ def find_recipe(text: str | Path) -> Path:
     if "=" in given.name:
         hint = " The recipe comes first, then key=value."
     raise MissingError(f"recipe {given} is not there.{hint}")
+
+
+def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
+    """Copy a recipe, with its header.
+
+    Args:
+        name: As `find_recipe` takes it.
+        destination: A file, or a folder: one that exists, or a path that does not end with `.toml`.
+        force: Overwrite.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        UsageError: Something is there and `force` is not set.
+        MissingError: There is no such recipe.
+    """
+    source = find_recipe(name)
+    target = destination if destination.suffix == ".toml" and not destination.is_dir() else destination / source.name
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already. Choose another name, or overwrite it with --force.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_open(target) as file:
+        file.write(source.read_text(encoding="utf-8"))
+    return target
 
 
 def recipe_names() -> list[str]:

@@ -8,7 +8,7 @@ from pydantic import Field
 from puna.core import console, files
 from puna.core.config import Config
 from puna.core.run_folder import RunFolder
-from puna.stages.page import sections
+from puna.stages.page import learning, sections
 from puna.stages.page.html import document
 from puna.stages.stage import Stage, StageRecipe
 
@@ -41,10 +41,14 @@ class ReportRecipe(StageRecipe):
     """The token shards."""
     samples: Path | None = None
     """The rejection-sampling run, when there was one."""
+    reward_model: Path | None = None
+    """The reward model's run, when there was one."""
     models: tuple[ModelEntry, ...] = Field(min_length=1)
     """The models, `[[models]]` tables."""
     task: str = "exercises"
     """The task whose scores are compared."""
+    compared_with: str = ""
+    """Key of a model that the last one is compared with, item by item, beside its predecessor."""
     shown_answers: int = 12
     """Questions on the page with every model's answer."""
     summary: Path
@@ -53,7 +57,8 @@ class ReportRecipe(StageRecipe):
 
 def inputs(recipe: ReportRecipe) -> Mapping[str, Path]:
     """All run folders."""
-    runs = {"corpus": recipe.corpus, "tokenizer": recipe.tokenizer, "shards": recipe.shards, "samples": recipe.samples}
+    runs: dict[str, Path | None] = {"corpus": recipe.corpus, "tokenizer": recipe.tokenizer, "shards": recipe.shards}
+    runs |= {"samples": recipe.samples, "reward_model": recipe.reward_model}
     for index, model in enumerate(recipe.models):
         runs |= {f"models.{index}.run": model.run, f"models.{index}.scores": model.scores}
     return {key: path for key, path in runs.items() if path is not None}
@@ -62,13 +67,16 @@ def inputs(recipe: ReportRecipe) -> Mapping[str, Path]:
 def run(recipe: ReportRecipe, folder: RunFolder) -> None:
     """Read every run, write the page and the summary."""
     models = [sections.read_model(m.key, m.label, m.run, m.scores, task=recipe.task) for m in recipe.models]
+    rewards = learning.rewards(models)
     parts = [
-        sections.scores(models),
+        sections.scores(models, compared_with=recipe.compared_with),
         sections.losses(models),
         sections.answers(models, recipe.shown_answers),
         sections.funnel(recipe.corpus, recipe.shards),
         sections.tokenizer(recipe.tokenizer, recipe.corpus),
-        *([sections.sampling(recipe.samples)] if recipe.samples else []),
+        *([learning.sampling(recipe.samples)] if recipe.samples else []),
+        *([learning.reward_model(recipe.reward_model)] if recipe.reward_model else []),
+        *([rewards] if rewards else []),
         sections.speed(models),
         sections.lineage(models[-1].run),
         sections.talk(models[-1].run),

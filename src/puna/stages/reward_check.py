@@ -1,5 +1,6 @@
 """`puna rm check`: a reward model and preferences in; figures, a page, and a verdict out."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,12 +8,15 @@ from pydantic import Field
 
 from puna.core import console
 from puna.core.errors import GateError, UsageError
-from puna.core.files import write_json
+from puna.core.files import atomic_open, write_json
 from puna.core.run_folder import RunFolder
 from puna.post.reward_check import CheckConfig
 from puna.stages.page import reward_page
 from puna.stages.reward import FIGURES
 from puna.stages.stage import Stage, StageRecipe
+
+PAIRS = "pairs.jsonl"
+"""Both scores of every pair, in order: two models judged by the same pairs can be compared pair by pair."""
 
 
 class RewardCheckRecipe(StageRecipe):
@@ -22,6 +26,8 @@ class RewardCheckRecipe(StageRecipe):
     """The reward model."""
     preferences: tuple[Path, ...] = Field(min_length=1)
     """JSONL files of preferences or rankings."""
+    without: tuple[Path, ...] = ()
+    """JSONL files whose prompts are left out: what the model learned from says little."""
     check: CheckConfig = CheckConfig()
     """What is asked."""
     fail: bool = True
@@ -30,7 +36,8 @@ class RewardCheckRecipe(StageRecipe):
 
 def inputs(recipe: RewardCheckRecipe) -> Mapping[str, Path]:
     """The model and the files."""
-    return {"model": recipe.model, **{f"preferences.{i}": path for i, path in enumerate(recipe.preferences)}}
+    named = {"model": recipe.model, **{f"preferences.{i}": path for i, path in enumerate(recipe.preferences)}}
+    return named | {f"without.{i}": path for i, path in enumerate(recipe.without)}
 
 
 def run(recipe: RewardCheckRecipe, folder: RunFolder) -> None:
@@ -48,6 +55,12 @@ def run(recipe: RewardCheckRecipe, folder: RunFolder) -> None:
     from puna.post.reward_check import examine, score_pairs
 
     rankings = read_rankings(recipe.preferences)
+    if recipe.without:
+        known = {ranking.prompt for ranking in read_rankings(recipe.without)}
+        n_all, rankings = len(rankings), [ranking for ranking in rankings if ranking.prompt not in known]
+        console.say(f"{len(rankings)} of {n_all} rankings have a prompt that the model did not learn from")
+        if not rankings:
+            raise UsageError("no ranking is left to judge by: every prompt is in one of `without`")
     model, shape = load_model(recipe.model, dtype=torch.float32)
     if shape.head != "score":
         raise UsageError(f"{recipe.model} is a language model; a reward model is made by `puna rm RECIPE`.")
@@ -55,7 +68,11 @@ def run(recipe: RewardCheckRecipe, folder: RunFolder) -> None:
     encoded = encode_rankings(rankings, tokenizer, sequence_length=shape.max_seq_len)
     if encoded.dropped:
         console.warn(f"left out: {dict(encoded.dropped)}")
-    report = examine(score_pairs(Scorer(model, tokenizer), encoded), recipe.check)
+    pairs = score_pairs(Scorer(model, tokenizer), encoded)
+    report = examine(pairs, recipe.check)
+    with atomic_open(folder.path / PAIRS) as file:
+        scored = zip(pairs.better.tolist(), pairs.worse.tolist(), strict=True)
+        file.writelines(json.dumps({"better": better, "worse": worse}) + "\n" for better, worse in scored)
     write_json(folder.path / FIGURES, report.to_json())
     reward_page.write(folder.path / reward_page.PAGE, report, title=f"Is {recipe.model} good enough?")
     reward_page.tell(report)

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import Field, model_validator
+
 from puna.core import console
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.post.rejection import RejectionConfig
-from puna.stages.exercise_data import ExerciseConfig, tasks
+from puna.stages.checkable import CodeConfig, code_tasks, code_verifier
+from puna.stages.exercise_data import ExerciseConfig, prompt_tasks, tasks, verify_exercise
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 
@@ -18,8 +21,16 @@ class SampleRecipe(StageRecipe):
     """The model that answers."""
     exercises: ExerciseConfig = ExerciseConfig()
     """The questions: exercises of the train split, whose answers can be checked."""
+    code: CodeConfig | None = None
+    """Programming problems to answer instead: their programs are run against their tests."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs to answer instead; no verifier can check them, so they need a reward model."""
+    skip: int = Field(default=0, ge=0)
+    """Prompts of the files to pass over; beyond the end it goes on from the beginning."""
+    limit: int | None = Field(default=None, ge=1)
+    """Most prompts of the files to answer."""
+    verify: bool = True
+    """Let exercises' verifier judge the answers; false leaves it to the reward model alone."""
     reward_model: Path | None = None
     """A model made by `puna rm` that scores every answer; `sampling.selection` and `sampling.best_share` use it."""
     sampling: RejectionConfig = RejectionConfig()
@@ -29,15 +40,24 @@ class SampleRecipe(StageRecipe):
     max_batch: int = 128
     """Most answers written together."""
 
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> "SampleRecipe":
+        if self.code is not None and self.prompts:
+            raise ValueError("give [code] or prompts, not both: their answers are judged differently")
+        return self
+
 
 def inputs(recipe: SampleRecipe) -> Mapping[str, Path]:
     """The models and the files of prompts."""
     named = {"model": recipe.model} | ({"reward_model": recipe.reward_model} if recipe.reward_model else {})
-    return named | {f"prompts.{i}": path for i, path in enumerate(recipe.prompts)}
+    files = {f"code.files.{i}": path for i, path in enumerate(recipe.code.files if recipe.code else ())}
+    return named | files | {f"prompts.{i}": path for i, path in enumerate(recipe.prompts)}
 
 
 def plan(recipe: SampleRecipe) -> Sequence[PlanRow]:
     """How much is drawn."""
+    if recipe.code:
+        return [("answers", f"{recipe.sampling.samples_per_task} to each problem of {len(recipe.code.files)} files")]
     if recipe.prompts:
         return [("answers", f"{recipe.sampling.samples_per_task} to each prompt of {len(recipe.prompts)} files")]
     answers = recipe.exercises.n * recipe.sampling.samples_per_task
@@ -46,22 +66,24 @@ def plan(recipe: SampleRecipe) -> Sequence[PlanRow]:
 
 def run(recipe: SampleRecipe, folder: RunFolder) -> None:
     """Draw, verify, keep."""
-    from puna.exercises.verify import verify
     from puna.infer.engine import Engine
-    from puna.post.dialogs import read_prompts
-    from puna.post.rejection import Task, reject
+    from puna.post.rejection import Verifier, reject
     from puna.post.reward import Scorer
     from puna.stages.ppo import score_model
 
     engine = Engine.load(recipe.model, cache_tokens=recipe.cache_tokens, max_batch=recipe.max_batch)
-    asked = tasks(recipe.exercises)
-    if recipe.prompts:
-        asked = [Task(str(number), dialog) for number, dialog in enumerate(read_prompts(recipe.prompts))]
+    verifier: Verifier | None = verify_exercise if recipe.verify else None
+    if recipe.code is not None:
+        asked, verifier = code_tasks(recipe.code), code_verifier(recipe.code)
+    elif recipe.prompts:
+        asked, verifier = prompt_tasks(recipe.prompts, skip=recipe.skip, limit=recipe.limit), None
+    else:
+        asked = tasks(recipe.exercises)
     scorer = Scorer(score_model(recipe.reward_model), engine.tokenizer) if recipe.reward_model else None
     result = reject(
         asked,
         engine,
-        None if recipe.prompts else lambda task, answer: verify(task.payload, answer),
+        verifier,
         recipe.sampling,
         folder.path,
         scores=scorer.texts if scorer else None,
@@ -79,5 +101,10 @@ def run(recipe: SampleRecipe, folder: RunFolder) -> None:
 
 
 STAGE = Stage(
-    verb="sample", recipe=SampleRecipe, inputs=inputs, plan=plan, run=run, neutral=("cache_tokens", "max_batch")
+    verb="sample",
+    recipe=SampleRecipe,
+    inputs=inputs,
+    plan=plan,
+    run=run,
+    neutral=("cache_tokens", "max_batch", "code.sandbox.workers"),
 )

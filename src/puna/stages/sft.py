@@ -7,13 +7,30 @@ from typing import Literal
 from pydantic import model_validator
 
 from puna.core import console
+from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
+from puna.model.adapter_config import AdapterConfig
+from puna.model.config import ModelConfig
+from puna.model.fake_quantization import QuantizationConfig
+from puna.post.distill import DistillConfig
 from puna.post.sft import SftConfig
 from puna.stages.exercise_data import ExerciseConfig, dialog_rows
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, check_context, cost_rows, first_model, meet
+from puna.stages.training import (
+    NEUTRAL,
+    adapted_model,
+    check_context,
+    cost_rows,
+    first_model,
+    load_start,
+    meet,
+    prepare_alone,
+    refuse_layout,
+)
+from puna.tokenizer.bpe import Tokenizer
 from puna.train.config import TrainConfig
+from puna.train.loss import Loss
 from puna.train.parallel_config import ParallelConfig
 
 
@@ -30,6 +47,12 @@ class SftRecipe(StageRecipe):
     """Exercises of the project's own generator, alone or beside the files."""
     data: SftConfig = SftConfig()
     """How dialogs become batches."""
+    distill: DistillConfig | None = None
+    """Learn from a teacher's probabilities too, a [distill] table; none learns from the dialogs alone."""
+    quantization: QuantizationConfig | None = None
+    """Train for quantized weights, a [quantization] table; the run then also has a `quantized/` model."""
+    adapter: AdapterConfig | None = None
+    """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
     parallel: ParallelConfig = ParallelConfig()
@@ -39,12 +62,19 @@ class SftRecipe(StageRecipe):
     def _has_dialogs(self) -> "SftRecipe":
         if not self.dialogs and self.exercises is None:
             raise ValueError("give dialogs = [files] or an [exercises] table: there is nothing to learn from")
+        refuse_layout(self.parallel, self.adapter)
+        if self.quantization is not None and (self.adapter is not None or not self.parallel.is_single):
+            raise ValueError("quantization is for one process, and trains all weights: leave [adapter] out")
+        if self.distill is not None and (self.data.neftune_alpha or not self.parallel.is_single):
+            raise ValueError("distill is for one process and without neftune_alpha")
         return self
 
 
 def inputs(recipe: SftRecipe) -> Mapping[str, Path]:
-    """The checkpoint and the files of dialogs."""
-    return {"start_from": recipe.start_from, **{f"dialogs.{i}": path for i, path in enumerate(recipe.dialogs)}}
+    """The checkpoint, the teacher and the files of dialogs."""
+    teacher = {} if recipe.distill is None else {"distill.teacher": recipe.distill.teacher}
+    files = {f"dialogs.{i}": path for i, path in enumerate(recipe.dialogs)}
+    return {"start_from": recipe.start_from, **teacher, **files}
 
 
 def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
@@ -56,13 +86,16 @@ def plan(recipe: SftRecipe) -> Sequence[PlanRow]:
         read_dialogs(recipe.dialogs, form=recipe.form)  # what is wrong with them is told before the run
     shape = load_config(recipe.start_from)
     check_context(shape, recipe.data.sequence_length)
-    return cost_rows(shape, recipe.train, rows=recipe.data.rows, sequence_length=recipe.data.sequence_length)
+    data = recipe.data
+    return cost_rows(shape, recipe.train, rows=data.rows, sequence_length=data.sequence_length, adapter=recipe.adapter)
 
 
 def run(recipe: SftRecipe, folder: RunFolder) -> None:
     """Fine-tune to the end of the recipe."""
     from puna.checkpoint.card import Card
     from puna.checkpoint.format import load_config, load_tokenizer
+    from puna.checkpoint.quantized import save_quantized
+    from puna.model.projection import train_for
     from puna.post.dialogs import read_dialogs
     from puna.post.sft import SftBatches, make_loss
     from puna.train.loop import train
@@ -72,9 +105,17 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         rows += dialog_rows(recipe.exercises)
     shape, tokenizer, data = load_config(recipe.start_from), load_tokenizer(recipe.start_from), recipe.data
     check_context(shape, data.sequence_length)
-    ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+    ranks = None
+    if recipe.adapter is None:
+        ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
+        model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
+    else:
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+    if recipe.quantization is not None:
+        train_for(model, recipe.quantization)
     world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
-    model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
+    if ranks is None:
+        prepare_alone(model, recipe.parallel)
     own = data.model_copy(update={"rows": data.rows // world})
     batches = SftBatches(rows, tokenizer, own, rank=rank, world=world)
     report = batches.report
@@ -82,20 +123,40 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         f"{report.n_kept} of {report.n_dialogs} dialogs, {report.n_tokens} tokens of which {report.n_targets} are "
         f"targets; {report.n_truncated} cut, left out: {dict(report.dropped) or 'none'}"
     )
+    card = Card(
+        name=recipe.name or "sft",
+        made_by="supervised fine-tuning",
+        made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
+    )
     train(
         model,
-        loss=make_loss(recipe.data),
+        loss=make_loss(recipe.data) if recipe.distill is None else _distill_loss(recipe.distill, tokenizer, shape),
         batches=batches,
         config=recipe.train,
         run=folder,
         tokenizer=tokenizer,
         ranks=ranks,
-        card=Card(
-            name=recipe.name or "sft",
-            made_by="supervised fine-tuning",
-            made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
-        ),
+        card=card,
     )
+    if recipe.quantization is not None:
+        save_quantized(folder.path / "quantized", model, recipe.quantization, tokenizer=tokenizer, card=card)
+        console.say(
+            f"{folder.path / 'quantized'} is written: {recipe.quantization.weights} weights as they were trained"
+        )
+
+
+def _distill_loss(config: DistillConfig, tokenizer: Tokenizer, shape: ModelConfig) -> Loss:
+    """The teacher's loss.
+
+    Raises:
+        UsageError: The teacher reads another tokenizer's tokens.
+    """
+    from puna.post.distill import DistillLoss
+
+    teacher, _, its_tokenizer = load_start(config.teacher)
+    if its_tokenizer.fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"{config.teacher} has another tokenizer than the student; both must read the same tokens.")
+    return DistillLoss(teacher, config, student_vocab=shape.vocab_size)
 
 
 STAGE = Stage(

@@ -14,13 +14,13 @@ from typing import Any
 
 from puna.core import config
 from puna.core.config import Config, Resolved
-from puna.core.errors import ConfigError, UsageError
+from puna.core.errors import ConfigError, MissingError, UsageError
 from puna.lineage.artifact import read_record
 from puna.stages.pipeline import PipelineRecipe
-from puna.stages.recipes import packaged_recipes, recipe_names
+from puna.stages.recipes import find_recipe, packaged_recipes, recipe_names
 from puna.stages.stage import STAGES, find_stage
 
-PIPELINE = "run"
+PIPELINE, ROUNDS = "run", "round"
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,22 @@ def resolve(path: Path | None, overrides: Sequence[str] = (), verb: str | None =
     if found is None:
         raise UsageError(
             f"cannot tell which stage {path or 'this'} is a recipe of. Begin it with a comment `# puna VERB` "
-            f"(or, for `puna show`, --stage VERB), where VERB is one of: {', '.join([PIPELINE, *STAGES])}"
+            f"(or, for `puna show`, --stage VERB), where VERB is one of: {', '.join([PIPELINE, ROUNDS, *STAGES])}"
         )
-    schema: type[Config] = PipelineRecipe if found == PIPELINE else find_stage(found).recipe
-    return Shown(found, config.load(schema, path, overrides))
+    return Shown(found, config.load(schema_of(found), path, overrides))
+
+
+def schema_of(verb: str) -> type[Config]:
+    """The recipe class of a verb.
+
+    Raises:
+        UsageError: There is no such stage.
+    """
+    if verb == ROUNDS:
+        from puna.stages.rounds.recipe import RoundRecipe
+
+        return RoundRecipe
+    return PipelineRecipe if verb == PIPELINE else find_stage(verb).recipe
 
 
 def verb_of(path: Path) -> str | None:
@@ -81,13 +93,52 @@ def _named_by_pipeline(path: Path) -> str | None:
 
 def _named_in_header(text: str) -> str | None:
     header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-    verbs = "|".join(re.escape(verb) for verb in sorted(STAGES, key=len, reverse=True))
+    verbs = "|".join(re.escape(verb) for verb in sorted([*STAGES, ROUNDS], key=len, reverse=True))
     match = re.search(rf"\bpuna ({verbs})\b", header)
     return match.group(1) if match else None
 
 
+def validate(names: Sequence[str]) -> tuple[list[str], int]:
+    """Check recipes, and with a pipeline those of its steps.
+
+    Args:
+        names: Paths or names.
+
+    Returns:
+        Every problem, and how many files were looked at.
+    """
+    problems, seen = list[str](), dict[Path, None]()
+    for name in names:
+        try:
+            _check(find_recipe(name), problems, seen)
+        except MissingError as error:
+            problems.append(str(error))
+    return problems, len(seen)
+
+
+def _check(path: Path, problems: list[str], seen: dict[Path, None], verb: str | None = None) -> None:
+    if path.resolve() in seen:
+        return
+    seen[path.resolve()] = None
+    try:
+        shown = resolve(path, verb=verb)
+    except ConfigError as error:
+        problems += error.problems
+        return
+    except UsageError as error:
+        problems.append(f"{path}: {error}")
+        return
+    if isinstance(shown.resolved.config, PipelineRecipe):
+        for step in shown.resolved.config.steps:
+            beside = path.parent / step.recipe
+            try:
+                _check(beside if beside.is_file() else find_recipe(step.recipe), problems, seen, step.verb)
+            except MissingError as error:
+                problems.append(f"{path}: {error}")
+
+
 def list_recipes() -> list[tuple[str, str, str]]:
-    """Name, stage and first header line of every recipe that comes with puna."""
+    """Name, stage and first header line of every recipe that comes with puna, by stage and name."""
     rows = []
     for name in recipe_names():
         path = packaged_recipes() / f"{name}.toml"
@@ -95,4 +146,5 @@ def list_recipes() -> list[tuple[str, str, str]]:
             continue  # the short name of a pipeline, listed under its long one
         first = path.read_text(encoding="utf-8").lstrip().splitlines()[0]
         rows.append((name.removesuffix("/run"), verb_of(path) or "", first.removeprefix("#").strip()))
-    return rows
+    order = [PIPELINE, *STAGES]
+    return sorted(rows, key=lambda row: (order.index(row[1]) if row[1] in order else len(order), row[0]))

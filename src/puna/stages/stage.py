@@ -217,6 +217,7 @@ def execute(
         return runner.execute(step, accept_drift=accept_drift, fresh=fresh)
     if console.rank():
         return None
+    _check_device(resolved.config)
     _show_plan(stage, resolved, step, promised, accept_drift=accept_drift, fresh=fresh)
     return None
 
@@ -255,6 +256,19 @@ def _execute_on_many(
                 parallel.word_of_the_first("nothing")
     finally:
         parallel.leave()
+
+
+def _check_device(recipe: StageRecipe) -> None:
+    """Refuse a device that is asked for and not here, before an input is missed or a plan is shown.
+
+    Raises:
+        UsageError: It is not here.
+    """
+    device: Any = getattr(getattr(recipe, "train", None), "device", "auto")
+    if device != "auto":
+        from puna.train.machine import choose_machine
+
+        choose_machine(device)
 
 
 def _show_plan(

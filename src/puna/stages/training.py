@@ -6,12 +6,15 @@ from typing import Any
 
 from puna.core import console
 from puna.core.errors import ConfigError, UsageError
+from puna.core.files import fingerprint
+from puna.model.adapter import packed_bytes
+from puna.model.adapter_config import AdapterConfig
 from puna.model.config import ModelConfig
 from puna.model.transformer import Transformer
 from puna.stages.stage import PlanRow
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.config import TrainConfig
-from puna.train.parallel_config import ParallelConfig, Work
+from puna.train.parallel_config import ParallelConfig, Work, check
 
 _NAMES = (
     "log_every_steps",
@@ -20,7 +23,9 @@ _NAMES = (
     "keep_last",
     "keep_every_steps",
     "tiers",
+    "tracking",
     "device",
+    "activations",
     "threads",
 )
 
@@ -47,20 +52,39 @@ def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
     return model, shape, load_tokenizer(path)
 
 
-def meet(parallel: ParallelConfig, train: TrainConfig, shape: ModelConfig, *, rows: int, sequence_length: int) -> Any:
+def meet(
+    parallel: ParallelConfig,
+    train: TrainConfig,
+    shape: ModelConfig,
+    *,
+    rows: int,
+    sequence_length: int,
+    accumulations: Sequence[int] = (),
+) -> Any:
     """The other processes of the run with their device, or None when it runs on one.
+
+    Args:
+        parallel: The layout.
+        train: The loop.
+        shape: The model.
+        rows: Rows of a batch.
+        sequence_length: Tokens of a row.
+        accumulations: Batches of a step over the run; empty: always the loop's.
 
     Raises:
         ConfigError: The layout cannot be.
     """
-    from puna.train import parallel as ranks
     from puna.train.machine import choose_machine
 
-    if parallel.is_single and console.processes() == 1:
-        return None
     machine = choose_machine(train.device, train.precision)
-    work = Work(rows, sequence_length, train.accumulation, machine.device.type)
-    return ranks.meet(parallel, machine, shape, work)
+    works = [Work(rows, sequence_length, n, machine.device.type) for n in accumulations or (train.accumulation,)]
+    if parallel.is_single and console.processes() == 1:
+        for work in works:
+            check(parallel, shape, work)
+        return None
+    from puna.train import parallel as ranks  # FSDP and pipelines: a second to import
+
+    return ranks.meet(parallel, machine, shape, works)
 
 
 def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks: Any = None) -> Transformer:
@@ -82,7 +106,7 @@ def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks
         if start_from is None:
             ranks.init_weights(seed)
         else:
-            ranks.weights.fill(read_weights(start_from, load_config(start_from)))
+            ranks.load_weights(start_from, load_config(start_from))
         return model
     model = Transformer(shape)
     if start_from is None:
@@ -92,6 +116,63 @@ def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks
         for name, tensor in read_weights(start_from, load_config(start_from)):
             own[name].copy_(tensor)
     return model
+
+
+def prepare_alone(model: Transformer, parallel: ParallelConfig) -> None:
+    """What of a layout holds for one process too: recomputation, the compiler, float8."""
+    from puna.train.blocks import prepare_blocks
+
+    if (parallel.recompute, parallel.compile, parallel.float8) != ("none", False, "none"):
+        prepare_blocks(model.layers, parallel, model.split)
+
+
+def adapted_model(start_from: Path, adapter: AdapterConfig, train: TrainConfig) -> Transformer:
+    """A frozen model with new adapters, read and packed one matrix at a time, in the type that it will be trained in.
+
+    Args:
+        start_from: The base; an adapter's folder stands for its merged model.
+        adapter: The settings.
+        train: Says where the run will be.
+
+    Raises:
+        UsageError: It is a reward model; or several processes were started.
+    """
+    import torch
+
+    from puna.checkpoint.format import load_config, read_weights, resolve
+    from puna.model.adapter import adapt, fill_packed
+    from puna.train.machine import choose_machine
+
+    if console.processes() > 1:
+        raise UsageError(
+            f"adapters are trained by one process, {console.processes()} were started. Omit torchrun, or train all "
+            "weights: leave the [adapter] table out."
+        )
+    shape = load_config(start_from)
+    if shape.head == "score":
+        raise UsageError(f"{start_from} is a reward model: it scores text and writes none. Name a language model.")
+    dtype = choose_machine(train.device, train.precision).dtype
+    with torch.device("meta"):
+        model = Transformer(shape)
+    double = adapter.double_quantization if adapter.kind == "qlora" else None
+    fill_packed(model, read_weights(start_from, shape), dtype=dtype, double_quantization=double)
+    base = resolve(start_from).folder
+    named = start_from if base.parent.name == "checkpoints" else base  # a checkpoint goes, its run stays
+    adapt(model, adapter, base=str(named), base_fingerprint=fingerprint(base))
+    total, trained = shape.parameters(), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    packed = f"; blocks packed to {console.short_bytes(packed_bytes(model))}" if adapter.kind == "qlora" else ""
+    console.say(f"{adapter.kind}: {trained:,} parameters are trained beside {total:,} frozen ones{packed}")
+    return model
+
+
+def refuse_layout(parallel: ParallelConfig, adapter: AdapterConfig | None) -> None:
+    """Refuse adapters under a layout of several processes.
+
+    Raises:
+        ValueError: There are both.
+    """
+    if adapter is not None and not parallel.is_single:
+        raise ValueError("adapters are trained by one process; leave out [parallel] or [adapter]")
 
 
 def check_context(shape: ModelConfig, sequence_length: int) -> None:
@@ -110,7 +191,14 @@ def check_context(shape: ModelConfig, sequence_length: int) -> None:
 
 
 def cost_rows(
-    shape: ModelConfig, train: TrainConfig, *, rows: int, sequence_length: int, share: float = 1.0
+    shape: ModelConfig,
+    train: TrainConfig,
+    *,
+    rows: int,
+    sequence_length: int,
+    share: float = 1.0,
+    adapter: AdapterConfig | None = None,
+    tokens: int = 0,
 ) -> Sequence[PlanRow]:
     """What a run costs, for `--dry-run`.
 
@@ -120,6 +208,8 @@ def cost_rows(
         rows: Rows of a batch.
         sequence_length: Tokens of a row.
         share: Mean document length over the row's, as far as it is known: attention costs that much less.
+        tokens: Of the whole run, where the batch grows; 0: every step has the same.
+        adapter: What is trained instead of the weights.
 
     Returns:
         Parameters, tokens, FLOPs, memory, disk and time.
@@ -128,21 +218,24 @@ def cost_rows(
     from puna.train.matmul_rate import matmul_rate
 
     batch = rows * sequence_length
-    tokens = batch * train.accumulation * train.steps
+    tokens = tokens or batch * train.accumulation * train.steps
     causal = shape.flops_per_token(sequence_length * share, convention="causal")
     full = shape.flops_per_token(sequence_length * share, convention="full")
     machine = choose_machine(train.device, train.precision)
     rate = matmul_rate(machine.device, machine.dtype)
     per_token = 4 * (4 * shape.dim + (shape.n_heads + 2 * shape.n_kv_heads) * shape.head_dim + 3 * shape.ffn_dim)
     activations = batch * shape.n_layers * per_token
-    weights = _ADAMW_BYTES * shape.parameters()
-    checkpoint = 12 * shape.parameters()
+    trained = shape.parameters() if adapter is None else adapter.parameters(shape)
+    weights = _ADAMW_BYTES * trained
+    if adapter is not None:
+        weights += round(adapter.frozen_bytes(shape, bytes_per_value=machine.dtype.itemsize))
+    checkpoint = 12 * trained
     seconds = tokens * causal / (rate * _EXPECTED_MFU)
     room = f"{console.short_bytes(weights)} weights and AdamW, {console.short_bytes(activations)} activations"
     pace = f"at {_EXPECTED_MFU:.0%} of {rate / 1e9:.3g} GFLOP/s on {machine.device}"
     return [
-        ("parameters", f"{shape.parameters():,}"),
-        ("tokens", f"{tokens:,} in {train.steps} steps of {batch * train.accumulation:,}"),
+        ("parameters", f"{shape.parameters():,}" + ("" if adapter is None else f" frozen; {trained:,} trained")),
+        ("tokens", f"{tokens:,} in {train.steps:,} steps of {tokens // train.steps:,}"),
         ("FLOPs per token", f"{console.short_number(causal)} causal, {console.short_number(full)} full attention"),
         ("FLOPs in all", f"{tokens * causal:.3g} (causal)"),
         ("memory, about", room),

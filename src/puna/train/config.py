@@ -9,6 +9,7 @@ from puna.core.config import Config
 from puna.train.machine import DeviceChoice, Precision
 from puna.train.optim import OptimConfig
 from puna.train.schedule import ScheduleConfig
+from puna.train.tracking import TrackingConfig
 
 
 class TiersConfig(Config):
@@ -55,6 +56,11 @@ class TrainConfig(Config):
     """Checkpoints at multiples of this are kept for good; 0 keeps none for that."""
     tiers: TiersConfig = TiersConfig()
     """Further places for checkpoints."""
+    activations: Literal["keep", "recompute", "offload"] = "keep"
+    """What blocks leave for the backward, on one process: all they need; their input only, and they are run again (a
+    third more work); or that input in a file (on a GPU: in pinned host memory) until it is needed."""
+    tracking: TrackingConfig = TrackingConfig()
+    """TensorBoard and Weights & Biases."""
     device: DeviceChoice = "auto"
     """Where to train: auto takes CUDA when it is there."""
     precision: Precision = "auto"

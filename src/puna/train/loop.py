@@ -27,16 +27,20 @@ from puna.core.run_folder import RunFolder
 from puna.model.cpu_memory import keep_freed_memory
 from puna.model.transformer import Transformer
 from puna.tokenizer.bpe import Tokenizer
+from puna.train.activations import keep_less
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
+from puna.train.in_backward import InBackward, backward_and_step, check_in_backward
 from puna.train.loss import Loss
 from puna.train.machine import choose_machine, memory_bytes
 from puna.train.matmul_rate import matmul_rate
 from puna.train.metrics import Eta, Window, step_line
 from puna.train.optim import build_optimizer, scale_and_clip, set_rate
+from puna.train.ramp import Ramp
 from puna.train.saver import Saver
 from puna.train.schedule import rate_factor
 from puna.train.solo import Batches, Solo, Worker
+from puna.train.tracking import tracked
 
 Evaluate = Callable[[Transformer], Mapping[str, float]]
 """`evaluate(model) -> figures`, called without gradients; a figure named `loss` is watched for its best."""
@@ -72,6 +76,7 @@ def train(
     evaluate: Evaluate | None = None,
     card: Card | None = None,
     ranks: Worker | None = None,
+    ramp: Ramp | None = None,
 ) -> TrainResult:
     """Train a model to the end of its recipe, from the newest checkpoint of the run if there is one.
 
@@ -85,6 +90,7 @@ def train(
         evaluate: Figures of the model, at intervals and at the end.
         card: What the model card says.
         ranks: The other processes of the run, with their parts of the model; None trains alone.
+        ramp: How many batches make a step, by the tokens seen; None: always `config.accumulation`.
 
     Returns:
         The end of the run.
@@ -101,7 +107,11 @@ def train(
         console.say(memory)
     worker = ranks or Solo(model, machine)
     weights = worker.weights
+    check_in_backward(config, worker, accumulates=max(ramp.batches if ramp else [config.accumulation]) > 1)
+    spill_to = run.work if machine.device.type == "cpu" else None
+    release = keep_less(model, config.activations, folder=spill_to)
     optimizer = build_optimizer(weights.named.items(), config.optim)
+    in_backward = InBackward(weights, optimizer) if config.optim.step == "in_backward" else None
     saver = Saver(
         run,
         config,
@@ -115,27 +125,35 @@ def train(
     clock = Clock(run.checkpoints, step=state.step, writes=worker.speaks)
     log = _Log(run, config, worker, clock, state)
     model.train()
-    with StopRequest() as stop, saver:
+    with StopRequest() as stop, saver, tracked(run, config.tracking, speaks=worker.speaks):
         while state.step < config.steps:
             start, before = time.perf_counter(), saver.place()
-            outputs = worker.backward(loss, batches, config.accumulation)
+            rate = config.optim.lr * rate_factor(
+                state.step, steps=config.steps, config=config.schedule, tokens_at=ramp.tokens_at if ramp else None
+            )
+            set_rate(optimizer, rate)
+            norm = 0.0
+            if in_backward is not None:
+                outputs, norm = backward_and_step(in_backward, loss, model, batches, step=state.step + 1)
+            else:
+                outputs = worker.backward(loss, batches, ramp.at(state.tokens) if ramp else config.accumulation)
             figures = worker.reduce(outputs, (stop.requested, saver.is_due(state.step + 1)))
             count, loss_sum = figures.count, figures.loss_sum
             if not count:
                 raise PunaError(f"step {state.step + 1}: none of its batches has a target. Look at the data.")
-            norm = scale_and_clip(
-                weights.gradients(), count=count, clip_norm=config.optim.clip_norm, norm_of_sum=figures.norm
-            )
+            if in_backward is None:
+                norm = scale_and_clip(
+                    weights.gradients(), count=count, clip_norm=config.optim.clip_norm, norm_of_sum=figures.norm
+                )
             if not (math.isfinite(loss_sum) and math.isfinite(norm)):
                 error = _not_finite(saver.path(state), state.step + 1, loss_sum / count, norm)
                 saver.save(state, clock, at=before, wait=True)
                 saver.failed(str(error))
                 raise error
-            rate = config.optim.lr * rate_factor(state.step, steps=config.steps, config=config.schedule)
-            set_rate(optimizer, rate)
-            optimizer.step()
-            weights.publish()
-            weights.drop_gradients()
+            if in_backward is None:
+                optimizer.step()
+                weights.publish()
+                weights.drop_gradients()
 
             tokens = sum(o.tokens for o in figures.outputs)
             state = replace(state, step=state.step + 1, tokens=state.tokens + tokens)
@@ -156,8 +174,9 @@ def train(
                 folder = saver.save(state, clock, at=saver.place(), wait=last or asked_to_stop)
                 if asked_to_stop and not last:
                     raise Stopped(f"stopped at step {state.step}, {folder} is saved; the same command goes on there")
-    held_out = _figures(evaluate, model) if evaluate else {}
-    best = log.evaluation(state, held_out) if evaluate else state.best
+        release()
+        held_out = _figures(evaluate, model) if evaluate else {}
+        best = log.evaluation(state, held_out) if evaluate else state.best
     facts = {"steps": f"{state.step:,}", "tokens": f"{state.tokens:,}"}
     facts |= {f"held-out {name}": f"{value:.4f}" for name, value in held_out.items()}
     fingerprint = saver.finish(facts)

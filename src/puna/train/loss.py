@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from puna.core.batch import IGNORE, PackedBatch
 from puna.model.config import ModelConfig
-from puna.model.layout import DocumentLayout
+from puna.model.layout import DocumentLayout, to_device
 from puna.model.linear_cross_entropy import token_log_probs
 from puna.model.transformer import Transformer
 
@@ -99,9 +98,3 @@ def packed_flops(
     mean_length = float(squares.sum()) / n_tokens  # weighted by tokens
     skipped = 0.0 if n_targets is None else n_tokens - n_targets
     return config.flops_per_token(mean_length) * n_tokens - 6.0 * config.vocab_size * config.dim * skipped
-
-
-def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """An array as a tensor; on its way to a GPU without waiting for it."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

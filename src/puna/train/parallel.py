@@ -15,10 +15,12 @@ Source: FSDP2, 2304.11277; order of the axes, 2407.21783, section 3.3.2.
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -32,18 +34,21 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 
+from puna.checkpoint.logical import logical, segments_of
+from puna.checkpoint.starting import fill_from_model
 from puna.core.errors import UsageError
 from puna.model.config import ModelConfig
 from puna.model.init import first_part
-from puna.model.split import Split, whole_shape
+from puna.model.layout import to_device
+from puna.model.split import Split
 from puna.model.transformer import Transformer
 from puna.train.blocks import prepare_blocks
 from puna.train.loss import Loss, LossOutput
 from puna.train.machine import Machine
 from puna.train.parallel_config import AXES, ParallelConfig, Work, check
 from puna.train.pipeline import Pipeline
-from puna.train.sharding import ShardedWeights, gather_whole, names_in_order, placements
-from puna.train.solo import Batches, Figures
+from puna.train.sharding import ShardedWeights, placements
+from puna.train.solo import Batches, Figures, read_on_host
 
 
 class Ranks:
@@ -164,6 +169,19 @@ class Ranks:
                     part = first_part(name, model, seed)
                     self.weights.named[name].copy_(self.weights.narrow(name, part))
 
+    def load_weights(self, path: Path, config: ModelConfig) -> None:
+        """Fill the shards from a model, each process reading its own boxes.
+
+        Args:
+            path: The model.
+            config: Its shape; what has no weights (context, rotary frequencies) may differ from the run's.
+
+        Raises:
+            PunaError: It cannot be read, or is another model.
+        """
+        weights = self.weights
+        fill_from_model(path, config, logical(weights.held, segments_of(config), of=weights.pieces))
+
     def backward(self, loss: Loss, batches: Batches, n: int) -> list[LossOutput]:
         """Forward and backward of the n micro-batches of a step.
 
@@ -209,27 +227,31 @@ class Ranks:
 
     def _figures(self, outputs: Sequence[LossOutput], wishes: Sequence[bool], squares: Tensor) -> Figures:
         """One exchange for everything. Losses of a tensor-parallel group are equal: its first process tells them."""
-        names = sorted(outputs[0].metrics) if outputs else []
-        values = [0.0] * (4 + len(names))
-        if self.rank_on("tp") == 0:
-            for output in outputs:
-                own = [output.metrics[name] for name in names]
-                for i, value in enumerate([output.sum, output.count, output.tokens, output.flops, *own]):
-                    values[i] += float(value)
+        names, device = sorted(outputs[0].metrics) if outputs else [], self._exchange_device()
         if names and self.config.pp > 1:
             raise UsageError("a loss with figures of its own cannot be trained with parallel.pp > 1")
+        told = outputs if self.rank_on("tp") == 0 else ()
         # copies (dp_replicate) hold the same gradients: one of them counts
         own_squares = squares if self.rank_on("dp_replicate") == 0 else torch.zeros_like(squares)
+        measured = [torch.zeros(1 + len(names), dtype=torch.float64, device=device)]
+        for output in told:
+            values = [output.sum, *(output.metrics[name] for name in names)]
+            measured.append(torch.stack([torch.as_tensor(value, dtype=torch.float64).to(device) for value in values]))
+        known = [sum(getattr(o, name) for o in told) for name in ("count", "tokens", "flops")]
         flags = [float(wish) for wish in wishes]
-        vector = torch.tensor([*values, *flags], dtype=torch.float64, device=squares.device)
-        vector = torch.cat((vector, own_squares.reshape(1))).to(self._exchange_device())
+        vector = torch.cat(
+            (
+                own_squares.reshape(1).to(device),
+                torch.stack(measured).sum(0),
+                to_device(np.array([*known, *flags], dtype=np.float64), device),
+            )
+        )
         dist.all_reduce(vector)
-        found = vector.tolist()
-        loss_sum, count, tokens, flops = found[:4]
-        metrics = dict(zip(names, found[4:], strict=False))
-        flags = found[4 + len(names) : -1]
+        square, loss_sum, *found = read_on_host(vector.unbind())
+        metrics, found = dict(zip(names, found, strict=False)), found[len(names) :]
+        count, tokens, flops, *flags = found
         total = LossOutput(torch.tensor(loss_sum), round(count), round(tokens), flops, metrics)
-        return Figures(loss_sum, count, math.sqrt(found[-1]), tuple(flag > 0 for flag in flags), (total,))
+        return Figures(loss_sum, count, math.sqrt(square), tuple(flag > 0 for flag in flags), (total,))
 
     def _exchange_device(self) -> torch.device:
         return self.machine.device
@@ -260,16 +282,6 @@ class Ranks:
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
-    def same(self, value: Any) -> Any:
-        """The value that the first process has: paths, decisions. Every process must call it."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-        return box[0]
-
-    def abandon(self) -> None:
-        """Let go of the others, whose next exchange then fails instead of waiting."""
-        leave()
-
     @property
     def processes(self) -> int:
         """How many there are."""
@@ -280,62 +292,26 @@ class Ranks:
         """Whether this is the process that writes the run folder."""
         return dist.get_rank() == 0
 
-    def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
-        """Every parameter (or optimizer tensor of its shape) whole on the first process, None elsewhere, one by one.
-
-        Args:
-            tensors: This process's shards by parameter name and suffix.
-            suffix: For example `/exp_avg`.
-        """
-        layers = self.config.stage_layers(self.weights.config.n_layers)
-        for name in names_in_order(self.weights.config):
-            stage = _stage_of(name, layers)
-            owner = next(r for r in range(self.config.pp) if stage in self.config.stages_of(r))
-            whole = None
-            if self.rank_on("pp") == owner:
-                whole = gather_whole(name, tensors[name + suffix], self.weights, fsdp_group=self.fsdp_group)
-            if owner != 0:
-                whole = self._to_first_stage(name, whole, owner)
-            yield name + suffix, whole if self.speaks else None
-
-    def _to_first_stage(self, name: str, whole: Tensor | None, owner: int) -> Tensor | None:
-        device = self._exchange_device()
-        if self.rank_on("pp") == owner and whole is not None:
-            dist.send(whole.to(device), group=self.pp_group, group_dst=0)
-        elif self.rank_on("pp") == 0:
-            whole = torch.empty(whole_shape(name, self.weights.config), device=device)
-            dist.recv(whole, group=self.pp_group, group_src=owner)
-            return whole.cpu()
-        return None
-
-
-def _stage_of(name: str, layers: Sequence[tuple[int, int]]) -> int:
-    if name == "embedding.weight":
-        return 0
-    if not name.startswith("layers."):
-        return len(layers) - 1
-    number = int(name.split(".")[1])
-    return next(stage for stage, (first, end) in enumerate(layers) if first <= number < end)
-
 
 def _sharded(model: nn.Module) -> Iterator[FSDPModule]:
     return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
-def meet(config: ParallelConfig, machine: Machine, model: ModelConfig, work: Work) -> Ranks | None:
+def meet(config: ParallelConfig, machine: Machine, model: ModelConfig, works: Sequence[Work]) -> Ranks | None:
     """Join the other processes of the run; None when there is one.
 
     Args:
         config: The layout as the recipe has it.
         machine: From `choose_machine`.
         model: Shape of the model.
-        work: What a step has to deal out.
+        works: What a step has to deal out; several where the batch grows.
 
     Raises:
         ConfigError: The layout does not fit the number of processes, the model or the work.
     """
     resolved = config.resolve(dist.get_world_size() if dist.is_initialized() else 1)
-    check(resolved, model, work)
+    for work in works:
+        check(resolved, model, work)
     return None if resolved.is_single else Ranks(resolved, machine)
 
 

@@ -133,7 +133,7 @@ class ParallelConfig(Config):
         """First and one past the last layer of each stage.
 
         Without `layers_per_stage` they are even, and what is left over goes to the stages between the first and the
-        last, which have embedding and head to do (2407.21783, section 3.3.2: 126 layers on 16 stages, 7 at both ends).
+        last, which have embedding and head to do, and may have no layer at all (2407.21783, section 3.3.2: one less).
         """
         counts, n = list(self.layers_per_stage), self.n_stages
         if not counts:
@@ -255,15 +255,18 @@ def _pipeline_problems(config: ParallelConfig, model: ModelConfig, work: Work) -
                 f"parallel.layers_per_stage adds up to {sum(config.layers_per_stage)} layers, the model has "
                 f"{model.n_layers}"
             )
-        if min(config.layers_per_stage) < 1:
-            found.append("parallel.layers_per_stage has a stage without a layer")
-    elif model.n_layers < n:
-        found.append(f"{model.n_layers} layers cannot fill {n} stages. Use a smaller pp or stages_per_rank.")
+        if min(config.layers_per_stage[1:-1], default=1) < 1:
+            found.append("parallel.layers_per_stage has a stage without a layer; only the first and the last may be so")
+    elif model.n_layers + 2 < n:
+        found.append(
+            f"{model.n_layers} layers, embedding and head cannot fill {n} stages. Use a smaller pp or stages_per_rank."
+        )
     rounds = max(1, work.accumulation // config.pp)
-    if work.accumulation < config.pp:
+    if work.accumulation < config.pp and config.schedule != "interleaved":
         found.append(
             f"train.accumulation={work.accumulation} micro-batches do not fill parallel.pp={config.pp}. Set "
-            f"train.accumulation={config.pp} or more (and data.rows lower, for the same batch)."
+            f"train.accumulation={config.pp} or more (and data.rows lower, for the same batch); schedule=interleaved "
+            "takes fewer, with idle processes."
         )
     elif config.schedule in ("interleaved", "zero-bubble") and work.accumulation % rounds:
         found.append(
@@ -284,6 +287,8 @@ def _choice_problems(config: ParallelConfig, work: Work) -> list[str]:
         found.append("parallel.recompute=budget is done by the compiler: set parallel.compile=true")
     if config.async_tp and (config.tp == 1 or not config.compile or not cuda):
         found.append("parallel.async_tp needs tp > 1, compile=true and CUDA")
+    if config.offload != "none" and config.is_single:
+        found.append("parallel.offload is for several processes; one process has no shards to keep elsewhere")
     if config.float8 != "none" and not cuda:
         found.append(f"parallel.float8={config.float8} needs a CUDA device; this one is {work.device}")
     return found

@@ -26,9 +26,9 @@ from torch.distributed.pipelining.schedules import (
 )
 
 from puna.core.batch import PackedBatch
-from puna.model.layout import DocumentLayout
+from puna.model.layout import DocumentLayout, to_device
 from puna.model.transformer import Transformer
-from puna.train.loss import Loss, LossOutput, to_device
+from puna.train.loss import Loss, LossOutput
 from puna.train.parallel_config import ParallelConfig
 
 _SCHEDULES = {

@@ -192,8 +192,8 @@ def _gathered(ranks: Ranks, parts: int) -> int:
     """Gathered bf16 parameters, and fp32 gradients before they are reduced, that are there at once."""
     if ranks.config.shard_ranks == 1:
         return 2 * parts
-    stage = ranks.models[0]
-    block = max(sum(p.numel() for p in layer.parameters()) for layer in stage.layers)
+    layers = [layer for stage in ranks.models for layer in stage.layers]
+    block = max((sum(p.numel() for p in layer.parameters()) for layer in layers), default=0)
     edge = parts - sum(p.numel() for m in ranks.models for layer in m.layers for p in layer.parameters())
     if ranks.config.pp > 1:  # kept gathered, and gradients whole until the last micro-batch
         return (2 + 4) * parts

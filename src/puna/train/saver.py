@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from puna.checkpoint import train_state
 from puna.checkpoint.card import Card
@@ -23,6 +23,7 @@ from puna.checkpoint.durable import DurableTier
 from puna.checkpoint.format import check_fits, load_config, save_model, write_side
 from puna.checkpoint.layout import STATE
 from puna.checkpoint.logical import logical, logical_names, segments_of
+from puna.checkpoint.peft import save_adapter, write_adapter_side
 from puna.checkpoint.retention import Retention
 from puna.checkpoint.store import CheckpointStore, Snapshot
 from puna.checkpoint.train_state import TrainState
@@ -31,7 +32,7 @@ from puna.core.config import fingerprint
 from puna.core.errors import UsageError
 from puna.core.files import need_free_space
 from puna.core.run_folder import RunFolder
-from puna.model.transformer import Transformer
+from puna.model.adapter import trained_parameters
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.clock import Clock
 from puna.train.config import TrainConfig
@@ -58,7 +59,7 @@ class Saver:
         config: TrainConfig,
         *,
         worker: Worker,
-        optimizer: AdamW,
+        optimizer: Optimizer,
         batches: Batches,
         tokenizer: Tokenizer | None,
         card: Card,
@@ -82,7 +83,8 @@ class Saver:
             if self._worker.speaks:
                 self._run.keep_metrics(lambda record: False)
             return TrainState()
-        check_fits(load_config(folder), self._weights.model.config, where=folder)
+        if self._weights.model.adapter is None:
+            check_fits(load_config(folder), self._weights.model.config, where=folder)
         state = self._load(folder)
         if state.step > self._config.steps:
             raise UsageError(
@@ -168,6 +170,9 @@ class Saver:
         model = self._weights.model
 
         def side(target: Path) -> None:
+            if model.adapter is not None:
+                write_adapter_side(target, model, tokenizer=self._tokenizer, card=self._card)
+                return
             dtype = model.dtype
             write_side(target, model.config, tokenizer=self._tokenizer, card=self._card, dtype=dtype)
 
@@ -181,28 +186,17 @@ class Saver:
         self._store.failed(reason, self._settings)
 
     def finish(self, facts: Mapping[str, str]) -> str:
-        """Write the finished model into the run's `model/` and return its fingerprint."""
-        model = self._whole_model()
-        card = replace(self._card, facts={**self._card.facts, **facts})
-        fingerprint = ""
-        if self._worker.speaks:
-            try:
-                fingerprint = save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
-            except Exception:
-                self._worker.abandon()
-                raise
-        return self._worker.same(fingerprint)
+        """Write the finished model into the run's `model/` and return its fingerprint.
 
-    def _whole_model(self) -> Transformer:
-        """The model with all its weights, on the process that speaks."""
-        if self._worker.processes == 1:
-            return self._weights.model
-        with torch.device("meta"):
-            model = Transformer(self._weights.model.config)
-        found = {n: t for n, t in self._worker.whole_tensors(self._weights.named) if t is not None}
-        if found:
-            model.load_state_dict(found, assign=True)
-        return model
+        Several processes stream it from the last checkpoint, which they have saved together; none ever holds it whole.
+        """
+        card = replace(self._card, facts={**self._card.facts, **facts})
+        if self._worker.processes > 1:
+            return self._store.export(self._saved_step, self._run.model, card=card)
+        model = self._weights.model
+        if model.adapter is not None:
+            return save_adapter(self._run.model, model, tokenizer=self._tokenizer, card=card)
+        return save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
 
     def __enter__(self) -> "Saver":
         return self
@@ -233,8 +227,11 @@ class Saver:
     def _optimizer_pieces(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for kind, tensors in optimizer_tensors(self._optimizer).items():
-            shaped = {name: t for name, t in tensors.items() if t.dim()}
+            shaped = {name: t for name, t in tensors.items() if t.dim() and not kind.endswith(".scale")}
             found |= self._logical(shaped, f"optimizer/{{}}/{kind}")
+            if kind.endswith(".scale"):  # of eight-bit moments: by blocks of the flat matrix, which rows cut across
+                found |= logical(tensors, {}, pattern=f"optimizer/{{}}/{kind}")
+                continue
             for name, value in tensors.items():
                 if not value.dim():  # one number for all rows
                     parts = logical_names(name, self._segments)
@@ -243,7 +240,10 @@ class Saver:
 
     def _bytes(self) -> int:
         """About what one checkpoint takes: weights, masters, two moments, and a little."""
-        parameters, size = self._weights.model.config.parameters(), self._weights.model.dtype.itemsize
+        model = self._weights.model
+        parameters, size = model.config.parameters(), model.dtype.itemsize
+        if model.adapter is not None:
+            parameters = trained_parameters(model)
         return parameters * (size + 8 + (4 if self._weights.masters else 0)) + (8 << 20)
 
 

@@ -9,16 +9,14 @@ every shard is a box of the whole parameter, for every layout, and a fused proje
 Plain tensors, because AdamW needs to know nothing about meshes, and each operation on a DTensor costs host time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from puna.checkpoint.pieces import Chunk, Pieces
 from puna.model.config import ModelConfig
-from puna.model.split import Split, take_part, tensor_part, whole_shape
+from puna.model.split import tensor_part, whole_shape
 from puna.model.transformer import Transformer
 
 
@@ -70,17 +68,6 @@ class ShardedWeights:
     def publish(self) -> None:
         """Nothing to do: FSDP casts what it gathers."""
 
-    @torch.no_grad()
-    def fill(self, whole: Iterable[tuple[str, Tensor]]) -> None:
-        """Take this process's shards out of whole parameters."""
-        for name, tensor in whole:
-            if name in self.named:
-                self.named[name].copy_(self.shard_of(name, tensor))
-
-    def shard_of(self, name: str, whole: Tensor) -> Tensor:
-        """This process's box of a whole parameter, or of another tensor of its shape."""
-        return self.narrow(name, take_part(whole, name, self.config, self._splits[name]))
-
     @property
     def held(self) -> dict[str, Tensor]:
         """All parameters that this process holds."""
@@ -114,66 +101,6 @@ class ShardedWeights:
         width = part.shape[axis] // self._ranks
         return part.narrow(axis, self._rank * width, width)
 
-    def split_of(self, name: str) -> Split:
-        """The coordinates of the stage that holds a parameter."""
-        return self._splits[name]
-
 
 def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def names_in_order(config: ModelConfig) -> list[str]:
-    """The parameters of the whole model."""
-    names = ["embedding.weight"]
-    for i in range(config.n_layers):
-        names += [
-            f"layers.{i}.{part}.weight"
-            for part in (
-                "attention_norm",
-                "attention.qkv",
-                "attention.output",
-                "feed_forward_norm",
-                "feed_forward.gate_up",
-                "feed_forward.down",
-            )
-        ]
-    return [*names, "norm.weight", *([] if config.tie_embeddings else ["head.weight"])]
-
-
-@torch.no_grad()
-def gather_whole(name: str, shard: Tensor, weights: ShardedWeights, *, fsdp_group: dist.ProcessGroup) -> Tensor:
-    """The whole parameter (or a tensor of its shape) from the shards of a stage, on every process of it, on the CPU.
-
-    Args:
-        name: The parameter's name.
-        shard: This process's box.
-        weights: Whose layout it has.
-        fsdp_group: Processes that share a part.
-    """
-    split, axis = weights.split_of(name), width_axis(name)
-    part = torch.cat(_all(shard, fsdp_group), axis) if weights._ranks > 1 else shard
-    dealt = tensor_part(name, weights.config, split)
-    if split.tp == 1 or dealt is None:
-        return part.cpu()
-    whole = torch.empty(whole_shape(name, weights.config), dtype=part.dtype)
-    dimension, own = dealt
-    rows = max(1, -(-weights.config.vocab_size // split.tp)) if len(own) == 1 and dimension == 0 else part.shape[0]
-    padded = part if part.shape[0] == rows else torch.cat((part, part.new_zeros(rows - part.shape[0], *part.shape[1:])))
-    for rank, other in enumerate(_all(padded, split.tp_group)):
-        there = Split(tp=split.tp, tp_rank=rank)
-        found = tensor_part(name, weights.config, there)
-        assert found is not None
-        start = 0
-        for piece in found[1]:
-            n = piece.stop - piece.start
-            whole.narrow(dimension, piece.start, n).copy_(other.narrow(dimension, start, n))
-            start += n
-    return whole
-
-
-def _all(tensor: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
-    tensor = tensor.contiguous()
-    found = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(found, tensor, group=group)
-    return found

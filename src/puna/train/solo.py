@@ -4,8 +4,8 @@
 process, so every process takes the same decisions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -51,6 +51,11 @@ class Figures:
     norm: float
     wishes: tuple[bool, ...]
     outputs: Sequence[LossOutput]
+
+
+def read_on_host(values: Sequence[Tensor]) -> list[float]:
+    """Numbers from the device, in one transfer. It waits for all work so far: a step does so once, here."""
+    return torch.stack([value.detach().double() for value in values]).tolist()
 
 
 class HeldWeights(Protocol):
@@ -122,18 +127,6 @@ class Worker(Protocol):
         """Sum of a loss over the batches of all processes, and its terms, without gradients."""
         ...
 
-    def same(self, value: Any) -> Any:
-        """The first process's value."""
-        ...
-
-    def abandon(self) -> None:
-        """Let go of the others: what comes next is an error that they do not know of."""
-        ...
-
-    def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
-        """Every parameter, or a tensor of its shape, whole on the process that speaks, one by one."""
-        ...
-
 
 class Solo:
     """One process with the whole model.
@@ -160,23 +153,18 @@ class Solo:
 
     def reduce(self, outputs: Sequence[LossOutput], wishes: Sequence[bool] = ()) -> Figures:
         """The figures of a step."""
-        norm = float(torch.nn.utils.get_total_norm(self.weights.gradients()))
-        loss_sum, count = sum(float(o.sum) for o in outputs), sum(o.count for o in outputs)
-        return Figures(loss_sum, count, norm, tuple(wishes), outputs)
+        tensors = [torch.nn.utils.get_total_norm(self.weights.gradients()), *(o.sum for o in outputs)]
+        tensors += [value for o in outputs for value in o.metrics.values() if isinstance(value, Tensor)]
+        norm, *found = read_on_host(tensors)
+        loss_sum, metrics = sum(found[: len(outputs)]), iter(found[len(outputs) :])
+        told = [
+            replace(o, metrics={k: next(metrics) if isinstance(v, Tensor) else v for k, v in o.metrics.items()})
+            for o in outputs
+        ]
+        return Figures(loss_sum, sum(o.count for o in outputs), norm, tuple(wishes), told)
 
     def score(self, loss: Loss, batches: Sequence[Any]) -> tuple[float, float]:
         """Sum of a loss over batches, and its terms."""
         with torch.no_grad():
             outputs = [loss(self._model, batch) for batch in batches]
         return sum(float(o.sum) for o in outputs), sum(o.count for o in outputs)
-
-    def same(self, value: Any) -> Any:
-        """The value: there is nobody else."""
-        return value
-
-    def abandon(self) -> None:
-        """Nobody waits."""
-
-    def whole_tensors(self, tensors: Mapping[str, Tensor], suffix: str = "") -> Iterator[tuple[str, Tensor | None]]:
-        """The tensors as they are."""
-        return ((name, tensor) for name, tensor in tensors.items() if name.endswith(suffix))

@@ -41,8 +41,9 @@ class Weights:
 
     @property
     def held(self) -> dict[str, Tensor]:
-        """All parameters that this process holds."""
-        return dict(self.model.named_parameters())
+        """All parameters that a checkpoint keeps: of a model with adapters, only what is trained."""
+        everything = self.model.adapter is None
+        return {name: p for name, p in self.model.named_parameters() if everything or p.requires_grad}
 
     def pieces(self, name: str, tensor: Tensor) -> Pieces:
         """What of a parameter, or of a tensor of its shape, is here: all."""

@@ -22,9 +22,11 @@ from puna.evaluate.task import Task
 from puna.evaluate.tasks.benchmarks import gsm8k_task, mmlu_task
 from puna.evaluate.tasks.exercises import exercise_task
 from puna.evaluate.tasks.jsonl import generate_task, mosaic_task, multiple_choice_task, perplexity_task
+from puna.evaluate.tasks.programs import code_task
 from puna.exercises.generate import KINDS
+from puna.sandbox.program import SandboxConfig
 
-TaskKind = Literal["exercises", "multiple_choice", "generate", "perplexity", "mosaic", "mmlu", "gsm8k"]
+TaskKind = Literal["exercises", "multiple_choice", "generate", "perplexity", "mosaic", "mmlu", "gsm8k", "code"]
 
 _FIELDS: dict[str, tuple[str, ...]] = {
     "multiple_choice": ("question", "choices", "answer"),
@@ -56,7 +58,9 @@ class TaskConfig(Config):
     extract: str = ""
     """Regular expression whose last match in a generated answer is compared (generate)."""
     max_tokens: PositiveInt = 64
-    """Bound of a generated answer (exercises, generate, mosaic)."""
+    """Bound of a generated answer (exercises, generate, mosaic, code)."""
+    sandbox: SandboxConfig = SandboxConfig()
+    """Limits of the programs that a model writes (code)."""
     seed: int = 0
     """Which exercises are drawn."""
     kinds: tuple[str, ...] | None = None
@@ -77,7 +81,7 @@ class TaskConfig(Config):
             raise ValueError(f"task {self.label}: kind {self.kind!r} needs path, the file or folder with its data")
         if self.n_shot and self.kind in _WITH_SHOTS_FILE and self.shots is None:
             raise ValueError(f"task {self.label}: n_shot={self.n_shot} needs shots, a .jsonl file with solved examples")
-        if self.n_shot and self.kind in ("perplexity", "mosaic"):
+        if self.n_shot and self.kind in ("perplexity", "mosaic", "code"):
             raise ValueError(f"task {self.label}: kind {self.kind!r} takes no examples; set n_shot=0")
         allowed = _FIELDS.get(self.kind, ())
         for name in self.fields:
@@ -138,6 +142,10 @@ def build(config: TaskConfig) -> Task:
             return mmlu_task(path, name=name, n_shot=config.n_shot, style=style, limit=limit)
         case "gsm8k":
             return gsm8k_task(path, name=name, shots=shots, n_shot=config.n_shot, style=style, limit=limit)
+        case "code":
+            return code_task(
+                path, name=name, style=style, max_tokens=config.max_tokens, limit=limit, sandbox=config.sandbox
+            )
 
 
 def build_all(configs: Sequence[TaskConfig]) -> tuple[list[Task], dict[str, str]]:

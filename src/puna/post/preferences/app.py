@@ -11,32 +11,22 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.exceptions import HTTPException
 
 from puna.post.preferences.collection import Collection
 from puna.post.preferences.records import Label, Side
 from puna.post.preferences.task import MAX_TEXT, Annotator, Judgement, RefusedError, Task
 from puna.serve.config import ServeConfig
-from puna.serve.errors import ApiError, from_exception, from_validation
-from puna.serve.gate import Gate, as_response, read_body
+from puna.serve.edge import CSS, HTML, JAVASCRIPT, SVG, add_error_handlers, add_page
+from puna.serve.errors import ApiError, from_validation
+from puna.serve.gate import Gate, read_body
 
 PAGE_FILES = {
-    "index.html": "text/html; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "annotate.js": "text/javascript; charset=utf-8",
-    "outbox.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
+    "index.html": HTML,
+    "style.css": CSS,
+    "annotate.js": JAVASCRIPT,
+    "outbox.js": JAVASCRIPT,
+    "icon.svg": SVG,
 }
 _STATUS = {"paused": 403, "conflict": 409, "invalid": 400, "unknown": 404}
 _T = TypeVar("_T")
@@ -81,7 +71,7 @@ def create_app(collection: Collection, *, config: ServeConfig | None = None) -> 
     config = config or ServeConfig()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Gate, config=config)
-    _add_error_handlers(app)
+    add_error_handlers(app)
 
     async def who(request: Request) -> Annotator:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -143,7 +133,7 @@ def create_app(collection: Collection, *, config: ServeConfig | None = None) -> 
         progress = await run_in_threadpool(collection.progress, person.name)
         return {"mine": progress.mine, "labels": progress.labels, "wanted": progress.wanted}
 
-    _add_page(app)
+    add_page(app, files("puna.post.preferences") / "page", PAGE_FILES)
     return app
 
 
@@ -171,36 +161,3 @@ def _sided(label: Label, left: Side) -> dict[str, Any]:
         "reasons": list(label.reasons),
         "note": label.note,
     }
-
-
-def _add_page(app: FastAPI) -> None:
-    folder = files("puna.post.preferences") / "page"
-    contents = {name: (folder / name).read_bytes() for name in PAGE_FILES}
-
-    def page_file(name: str) -> Response:
-        if name not in contents:
-            raise HTTPException(404)
-        return Response(contents[name], media_type=PAGE_FILES[name], headers=_PAGE_HEADERS)
-
-    @app.get("/")
-    async def page() -> Response:
-        return page_file("index.html")
-
-    @app.get("/page/{name}")
-    async def part(name: str) -> Response:
-        return page_file(name)
-
-
-def _add_error_handlers(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def api_error(request: Request, error: ApiError) -> JSONResponse:
-        return as_response(error)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"There is no {request.method} {request.url.path[:200]} here."
-        return as_response(ApiError(error.status_code, message))
-
-    @app.exception_handler(Exception)
-    async def any_error(request: Request, error: Exception) -> JSONResponse:
-        return as_response(from_exception(error))

@@ -56,13 +56,14 @@ class Collection:
         title: str = "Which answer is better?",
         guideline: str = GUIDELINE,
         now: Callable[[], float] = time.time,
+        durable: bool = True,
     ) -> "Collection":
-        """Make a new collection.
+        """Make a new collection; `durable` as for `database.connect`.
 
         Raises:
             UsageError: The database holds one already.
         """
-        engine = connect(where, create=True)
+        engine = connect(where, create=True, durable=durable)
         version = hashlib.sha256(guideline.encode()).hexdigest()[:8]
         with Session(engine) as session, session.begin():
             if session.get(CollectionRow, 1) is not None:

@@ -49,12 +49,13 @@ def hide(where: str | Path) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", str(where))
 
 
-def connect(where: str | Path, *, create: bool = False) -> Engine:
+def connect(where: str | Path, *, create: bool = False, durable: bool = True) -> Engine:
     """Open a collection's database.
 
     Args:
         where: A file or an address.
         create: Make it, or bring an older one to the newest schema.
+        durable: Wait for the disk at every answer; simulated people, who can answer again, need not.
 
     Raises:
         MissingError: There is none, and `create` is off.
@@ -73,7 +74,7 @@ def connect(where: str | Path, *, create: bool = False) -> Engine:
     except ModuleNotFoundError as error:
         raise MissingError("PostgreSQL needs the package 'psycopg'. Type: pip install 'psycopg[binary]'") from error
     if is_sqlite:
-        _prepare_sqlite(engine)
+        _prepare_sqlite(engine, durable=durable)
     try:
         _check_schema(engine, where, create=create)
     except OperationalError as error:
@@ -89,11 +90,13 @@ def _first_line(error: DatabaseError) -> str:
     return (str(error.orig).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _prepare_sqlite(engine: Engine) -> None:
+def _prepare_sqlite(engine: Engine, *, durable: bool) -> None:
+    synchronous = "synchronous = FULL" if durable else "synchronous = OFF"
+
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy says BEGIN below, not the driver
-        for pragma in ("busy_timeout = 30000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("busy_timeout = 30000", "journal_mode = WAL", synchronous, "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

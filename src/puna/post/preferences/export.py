@@ -140,3 +140,22 @@ def unchecked_rows(items: Sequence[Item], labels: Sequence[Label]) -> list[dict[
         for item in items
         if item.gold is None and (side := sides.get(item.id))
     ]
+
+
+def raw_rows(items: Sequence[Item], labels: Sequence[Label]) -> list[dict[str, Any]]:
+    """A row for every single label, as it was given: what one has when nothing is checked and nobody votes."""
+    by_id = {item.id: item for item in items if item.gold is None}
+    return [
+        {
+            "prompt": item.prompt.as_messages(),
+            "chosen": _assistant(item.answer(label.winner)),
+            "rejected": _assistant(item.answer("b" if label.winner == "a" else "a")),
+            "strength": STRENGTHS[abs(label.value or 1) - 1],
+            "round": item.round,
+            "source": "raw",
+            "item": item.id,
+            "annotator": label.annotator,
+        }
+        for label in first_preferences(labels)
+        if (item := by_id.get(label.item)) and label.winner
+    ]

@@ -2,7 +2,8 @@
 
 An item has a true difference d, positive when a is better. A simulated person sees `skill * d`, plus the pull of the
 longer text, plus the pull of the left, plus logistic noise; the sign of the sum is the choice, its size the strength. A
-share of answers may be pure clicks. Skill falls linearly to `skill_at_end` over the person's labels.
+share of answers may be pure clicks; a careful person skips what makes no difference. Skill falls linearly to
+`skill_at_end` over the person's labels.
 
 Time is simulated too, so that a thousand labels take seconds and the log still says who was in a hurry.
 """
@@ -36,6 +37,8 @@ class PersonConfig(Config):
     """Added in favour of the left answer, in logits."""
     length_pull: float = 0.0
     """Added in favour of the longer answer for each factor of two, in logits."""
+    undecided: float = Field(default=0.0, ge=0.0)
+    """Skips an item whose true difference is smaller than this."""
     clicks: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of answers given without looking."""
     words_per_second: float = Field(default=4.0, gt=0)
@@ -45,12 +48,12 @@ class PersonConfig(Config):
 
 
 MIXED_CROWD = (
-    PersonConfig(name="ada", skill=2.2),
-    PersonConfig(name="ben", skill=1.8),
-    PersonConfig(name="cleo", skill=1.5),
-    PersonConfig(name="dan", skill=1.2),
-    PersonConfig(name="eve", skill=2.0, words_per_second=6.0),
-    PersonConfig(name="fay", skill=1.4, left_pull=0.3),
+    PersonConfig(name="ada", undecided=0.2, skill=2.2),
+    PersonConfig(name="ben", undecided=0.2, skill=1.8),
+    PersonConfig(name="cleo", undecided=0.2, skill=1.5),
+    PersonConfig(name="dan", undecided=0.2, skill=1.2),
+    PersonConfig(name="eve", undecided=0.2, skill=2.0, words_per_second=6.0),
+    PersonConfig(name="fay", undecided=0.2, skill=1.4, left_pull=0.3),
     PersonConfig(name="spammer", skill=0.0, clicks=1.0, words_per_second=100.0, bad=True),
     PersonConfig(name="lefty", skill=0.6, left_pull=4.0, bad=True),
     PersonConfig(name="longer", skill=0.3, length_pull=4.0, bad=True),
@@ -81,6 +84,8 @@ def answer(task: Task, difference: float, person: PersonConfig, *, rng: random.R
     seconds = max(0.2, words / person.words_per_second * math.exp(rng.gauss(0.0, 0.3)) + rng.random() * 0.2)
     if rng.random() < person.clicks:
         return Judgement("prefer", rng.choice((-4, -3, -2, -1, 1, 2, 3, 4)), seconds)
+    if person.undecided and abs(difference) < person.undecided:
+        return Judgement("skip", None, seconds)
     end = person.skill if person.skill_at_end is None else person.skill_at_end
     skill = person.skill + (end - person.skill) * progress
     longer = math.log2(max(len(item.a), 1) / max(len(item.b), 1))

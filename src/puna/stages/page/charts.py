@@ -1,7 +1,7 @@
 """Charts as inline SVG that follow the page's light or dark colours.
 
 Three forms are enough for a training report: lines over a log or linear x axis (loss), rows of dots with intervals
-(scores), and horizontal bars (funnels, shares of time). Colours are CSS variables `--s1` ... `--s4` of the page, text
+(scores), and horizontal bars (funnels, shares of time). Colours are CSS variables `--s1` ... `--s5` of the page, text
 is `currentColor`, and each chart carries a `<title>` and a `<desc>` for screen readers. All numbers are also given in a
 table beside the chart, so nobody depends on the picture.
 """

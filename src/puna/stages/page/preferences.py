@@ -52,11 +52,12 @@ def document_of(
     return html.document(title, lead, top, parts)
 
 
-def _truth(found: Mapping[str, float | None]) -> Section:
+def _truth(found: Mapping[str, Any]) -> Section:
     names = {
         "raw_labels": "single labels",
         "majority": "majority vote",
-        "checked": "Dawid-Skene, checked",
+        "dawid_skene": "Dawid-Skene",
+        "checked": "checked",
         "kept": "rows that are kept",
     }
     bars = [(name, found[key] or 0.0, _percent(found[key])) for key, name in names.items()]

@@ -87,8 +87,13 @@ def headline(models: Sequence[Model]) -> str:
     return html.tiles([(f"{m.score.value:.1%}", f"{m.label}: held-out exercises right") for m in models])
 
 
-def scores(models: Sequence[Model]) -> Section:
-    """Held-out scores, all together and by kind, with intervals, and each step compared item by item."""
+def scores(models: Sequence[Model], *, compared_with: str = "") -> Section:
+    """Held-out scores, all together and by kind, with intervals, and each step compared item by item.
+
+    Args:
+        models: In the order in which they were made; each is compared with the one before it.
+        compared_with: Key of a model that the last one is compared with too.
+    """
     groups = sorted({name for m in models for name in m.task.groups})
     rows = [("all", [_dot(m.score) for m in models])]
     rows += [(name.replace("_", " "), [_dot(m.task.groups.get(name)) for m in models]) for name in groups]
@@ -97,7 +102,9 @@ def scores(models: Sequence[Model]) -> Section:
     for name in groups:
         found = [m.task.groups.get(name) for m in models]
         figures.append([name, next(e.n for e in found if e), *(_figure(e) for e in found)])
-    steps = [_step(a, b) for a, b in itertools.pairwise(models)]
+    pairs = list(itertools.pairwise(models))
+    pairs += [(first, models[-1]) for first in models if first.key == compared_with and first not in models[-2:]]
+    steps = [_step(a, b) for a, b in pairs]
     body = (
         html.paragraph(
             f"{models[0].score.n} exercises that occur in no training text under any wording, answered greedily; right "
@@ -237,25 +244,6 @@ def tokenizer(path: Path, corpus_path: Path) -> Section:
     )
     columns = ["source", "characters a token", "bytes a token", "tokens"]
     return Section("tokenizer", "Tokenizer", html.paragraph(text) + html.table(columns, table, numeric=[1, 2, 3]))
-
-
-def sampling(path: Path) -> Section:
-    """What rejection sampling found."""
-    record = files.read_json(path / "statistics.json")
-    found = record["statistics"]
-    rows = [[f"pass@{k}", f"{value:.1%}"] for k, value in sorted(found["pass_at"].items(), key=lambda e: int(e[0]))]
-    rows += [
-        ["questions with right and wrong answers", f"{found['with_signal']:.1%}"],
-        ["preference pairs", f"{record['n_pairs']:,}"],
-        ["of them with the reference answer as chosen", f"{record['n_reference_pairs']:,}"],
-    ]
-    text = (
-        f"{found['n_answers']:,} answers to {found['n_tasks']:,} training questions, drawn from the fine-tuned model "
-        "and checked; a right and a wrong answer to the same question make a pair for DPO."
-    )
-    return Section(
-        "sampling", "Rejection sampling", html.paragraph(text) + html.table(["", "value"], rows, numeric=[1])
-    )
 
 
 def speed(models: Sequence[Model]) -> Section:
