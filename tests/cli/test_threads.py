@@ -40,3 +40,12 @@ def test_threads_sleep_on_a_busy_machine_only_and_never_against_the_user(monkeyp
     threads.choose_waiting()
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
     monkeypatch.delenv("OMP_WAIT_POLICY")
+
+
+def test_the_caller_may_say_it_when_work_begins(monkeypatch, capsys):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "busy_share", lambda: 0.6)
+    assert "60%" in threads.choose_waiting(tell=False)
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("OMP_WAIT_POLICY")

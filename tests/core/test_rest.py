@@ -91,6 +91,11 @@ def test_text_with_brackets_is_printed_as_it_is(capsys):
     assert "[y]" in out
 
 
+def test_a_row_of_a_table_is_one_line_in_a_pipe(capsys):
+    console.table("", ["step", "why"], [["02-gopher_repetition", "many words " * 30]])
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["step", "02-gopher_repetition"]
+
+
 def test_numbers_are_short():
     assert [console.short_number(x) for x in (0, 7, 1234, 1_234_567)] == ["0", "7", "1.23k", "1.23M"]
     assert [console.short_time(x) for x in (3, 75, 3700)] == ["3s", "1m15s", "1h01m"]

@@ -64,6 +64,26 @@ def test_every_compression_gives_the_same_pages(tmp_path, form):
         assert record.url == document.url
 
 
+def test_records_that_are_no_page_are_counted_by_their_kind(tmp_path):
+    page = _record(0)
+    redirect = page.replace(b"HTTP/1.1 200 OK", b"HTTP/1.1 301 No")
+    image = page.replace(b"Content-Type: text/html; charset=utf-8", b"Content-Type: image/png;  charset=utf8")
+    revisit = page.replace(b"WARC-Type: response", b"WARC-Type: revisit ")
+    (tmp_path / "a.warc").write_bytes(page + redirect + image + revisit)
+    (tmp_path / "b.warc").write_bytes(b"")
+    (tmp_path / "c.warc").symlink_to(tmp_path / "nowhere")
+    documents, told = _read(kind="warc", path=tmp_path)
+    assert len(documents) == 1
+    assert [one.reason for one in told] == [
+        "HTTP status 301",
+        "content type image",
+        "record revisit",
+        "empty file",
+        "unreadable",
+    ]
+    assert [d.url for d in _read(kind="warc", path=tmp_path / "a.warc", statuses=[])[0]] == [documents[0].url] * 2
+
+
 @pytest.mark.parametrize("form", ["gz", "plain"])
 def test_records_behind_the_damage_survive_too(tmp_path, form):
     records = [_record(i) for i in range(4)]
@@ -142,6 +162,23 @@ def test_a_code_tree_is_what_git_would_track(tmp_path):
     assert [(d.url, d.language, d.licence) for d in documents] == [
         ("Makefile", "makefile", "MIT"), ("a.py", "python", "MIT"), ("sub/c.go", "go", "Apache-2.0"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "licence"),
+    [
+        ("LICENSE", "Copyright (c) 2017 GitHub\n\nPermission is hereby granted, free of charge, to any person\nobtaining a copy", "MIT"),
+        ("COPYING", "  Apache License\n      Version 2.0, January 2004", "Apache-2.0"),
+        ("MIT-LICENSE.txt", "Redistribution and use in source\nand binary forms ... Neither the\nname of", "BSD-3-Clause"),
+        ("README", "Permission is hereby granted", ""),
+    ],
+)  # fmt: skip
+def test_a_licence_is_known_by_its_text_however_its_lines_break(tmp_path, name, text, licence):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "b.py").write_text("# SPDX-License-Identifier: GPL-2.0-only WITH Classpath-exception-2.0\n")
+    documents, _ = _read(kind="code_tree", path=tmp_path)
+    assert [d.licence for d in documents] == [licence, "GPL-2.0-only WITH Classpath-exception-2.0"]
 
 
 def test_a_folder_of_html_is_read_like_an_archive(tmp_path):

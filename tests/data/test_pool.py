@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,3 +49,12 @@ def test_results_come_in_order_and_processes_serve_again(tmp_path):
 def test_a_task_whose_worker_always_dies_ends_in_an_error():
     with pytest.raises(PunaError, match="a worker died 3 times at 1: out of memory, or killed"):
         list(in_order(_dies, [0, 1], workers=2))
+
+
+def test_a_ray_that_does_not_start_is_no_fault_of_ours(monkeypatch):
+    def init(**options):
+        raise TimeoutError("the raylet did not answer")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(PunaError, match="engine=local"), executor("ray", 1) as run:
+        list(run(abs, [1]))

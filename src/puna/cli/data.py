@@ -10,6 +10,8 @@ import click
 from puna.cli import data_clusters
 from puna.cli.stage_verb import HELP, examples, recipe_arguments
 
+_WHOLE_TABLES, _LINES = 3, 40  # of what `why` finds
+
 
 @click.group(
     "data",
@@ -32,18 +34,28 @@ command.add_command(data_clusters.command)
     "show", context_settings=HELP, epilog=examples("puna data show runs/demo/corpus --dropped-by exact --limit 3")
 )
 @click.argument("corpus", type=click.Path(path_type=Path))
-@click.option("--dropped-by", "rule", default=None, help="A reason, or its step: `c4`, `c4: lorem ipsum`.")
+@click.option("--dropped-by", "rule", default=None, help="A reason, or its step: `c4`, `03-c4`, `lorem ipsum`.")
+@click.option("--edited-by", "editor", default=None, help="A step that changes texts: `pii`, `05-line_dedup`.")
 @click.option("--limit", default=5, show_default=True, type=click.IntRange(min=1), help="How many documents.")
 @click.option("--characters", default=600, show_default=True, type=click.IntRange(min=1), help="Of each text.")
-def show(corpus: Path, rule: str | None, limit: int, characters: int) -> None:
-    """Print documents: the first that were kept, or those that a rule dropped."""
+def show(corpus: Path, rule: str | None, editor: str | None, limit: int, characters: int) -> None:
+    """Print documents: the first that were kept, those that a rule dropped, or those that a step edited."""
     from itertools import islice
 
     from puna.core import console
+    from puna.core.errors import UsageError
     from puna.data import look
     from puna.data.corpus import Corpus
 
     opened = Corpus.open(corpus)
+    if rule is not None and editor is not None:
+        raise UsageError("--dropped-by and --edited-by are two questions: give one of them")
+    if editor is not None:
+        for document, counts in islice(look.edited_by(opened, editor), limit):
+            did = ", ".join(f"{n:.0f} {what}" for what, n in counts.items())
+            console.say(f"== {document.id}  {document.url}\n-- {did}; the text as it is now:")
+            console.say(f"{document.text[:characters]}\n")
+        return
     if rule is None:
         for document in islice(opened.documents(), limit):
             console.say(f"== {document.id}  {document.url}\n{document.text[:characters]}\n")
@@ -62,11 +74,24 @@ def why(corpus: Path, document_id: str) -> None:
     from puna.core import console
     from puna.data import look
     from puna.data.corpus import Corpus
+    from puna.data.document import record_place
 
-    for row in look.why(Corpus.open(corpus), document_id):
-        fate = "kept" if row["step"] == 0 else f"dropped by step {row['step']}: {row['reason']} ({row['value']:.6g})"
-        rows = [(key, row[key]) for key in ("id", "url", "task", "file", "offset", "language", "confidence", "bytes")]
-        rows += [("fate", fate), *([("repeats", row["twin"])] if row["twin"] else [])]
+    found = look.why(Corpus.open(corpus), document_id)
+    fates = [
+        "kept" if row["step"] == 0 else f"dropped by step {row['step']}: {row['reason']} ({row['value']:.6g})"
+        for row in found
+    ]
+    if len({(row["id"], row["file"], row["offset"]) for row in found}) > _WHOLE_TABLES:
+        for row, fate in zip(found[:_LINES], fates, strict=False):
+            console.say(f"{row['id']}  {record_place(row['file'], row['offset'])}  {row['url']}  {fate}")
+        more = f", {_LINES} are shown" if len(found) > _LINES else ""
+        console.say(f"{len(found)} documents{more}; more of the id shows one of them with everything measured")
+        return
+    for row, fate in zip(found, fates, strict=True):
+        rows = [(key, row[key]) for key in ("id", "url", "task", "file", "offset", "language", "bytes")]
+        rows.insert(6, ("confidence", f"{row['confidence'] or 0:.4g}"))
+        twin = f"{row['twin']}  {row['twin_place']}".strip()
+        rows += [("fate", fate), *([("repeats", twin)] if twin else [])]
         rows += sorted((name, f"{value:.6g}") for name, value in row["scores"].items())
         console.table("", ["what", "value"], rows)
 
@@ -112,12 +137,12 @@ def stats(corpus: Path, as_json: bool) -> None:
     from puna.core import console
     from puna.data import look
     from puna.data.corpus import Corpus
-    from puna.data.funnel import funnel
+    from puna.data.funnel import funnel, totals
 
     opened = Corpus.open(corpus)
     tables = look.stats(opened)
     if as_json:
-        console.write(json.dumps(tables, ensure_ascii=False) + "\n")
+        console.write(json.dumps({"funnel": totals(opened.manifest), **tables}, ensure_ascii=False) + "\n")
         return
     console.table("funnel", ["step", "documents", "bytes", "tokens, about", "top reasons"], funnel(opened))
     heads: dict[str, list[str]] = {"hosts": ["host", "documents"], "lengths": ["quantile", "bytes"]}

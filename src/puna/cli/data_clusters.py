@@ -33,7 +33,7 @@ def command(corpus: str, step: str | None, weakest: bool, count: int, members: i
         text = " ".join(member.text.split())
         text = text or "(its text is not in the corpus; curate with keep=all to have it)"
         shown = text if len(text) <= characters else text[:characters] + "..."
-        console.say(f"  {label}  {member.id}  {member.url}\n          {shown}")
+        console.say(f"  {label}  {member.id}  {member.url}  {member.place}\n          {shown}")
 
     found = clusters(Corpus.open(corpus), step, order="weakest" if weakest else "largest", count=count, members=members)
     if not found:

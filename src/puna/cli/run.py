@@ -26,6 +26,6 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, accept_drift
     """
     from puna.stages import pipeline, recipes
 
-    choose_waiting()
+    choose_waiting(tell=not dry_run)
     path = recipes.find_recipe(recipe)
     pipeline.run_pipeline(path, overrides, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run)

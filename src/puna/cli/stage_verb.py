@@ -49,7 +49,7 @@ def stage_command(verb: str, help_text: str, *example_lines: str) -> click.Comma
         from puna.core import config
         from puna.stages import makers, recipes, stage
 
-        choose_waiting()
+        opening = choose_waiting(tell=False)
         path = recipes.find_recipe(recipe)
         chosen = stage.find_stage(verb)
         resolved = config.load(chosen.recipe, path, overrides)
@@ -61,6 +61,7 @@ def stage_command(verb: str, help_text: str, *example_lines: str) -> click.Comma
             accept_drift=accept_drift,
             fresh=fresh,
             dry_run=dry_run,
+            opening=opening,
         )
 
     return command

@@ -13,16 +13,27 @@ _LOOK_SECONDS = 0.1
 _BUSY_SHARE = 0.25  # of all processors; one of two taken is 0.5
 
 
-def choose_waiting() -> None:
-    """Let waiting threads sleep when other processes use the machine; say so. Users' own settings are left alone."""
+def choose_waiting(*, tell: bool = True) -> str:
+    """Let waiting threads sleep when other processes use the machine. Users' own settings are left alone.
+
+    Args:
+        tell: Say so at once; otherwise the caller does, when work begins.
+
+    Returns:
+        What there is to say; empty when nothing was changed.
+    """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        return
+        return ""
     share = busy_share()
     if share is not None and share > _BUSY_SHARE:
         from puna.core import console
 
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        console.say(f"other processes use {share:.0%} of the processors: waiting threads sleep instead of spinning")
+        note = f"other processes use {share:.0%} of the processors: waiting threads sleep instead of spinning"
+        if tell:
+            console.say(note)
+        return note
+    return ""
 
 
 def busy_share(stat: Path = Path("/proc/stat")) -> float | None:

@@ -82,6 +82,8 @@ def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[
     values: dict[str, Any] = {}
     if recipe is not None:
         values = _read_toml(Path(recipe), problems)
+        if problems:
+            raise ConfigError(problems, title=f"{recipe} cannot be used")
         origins.update({key: str(recipe) for key in _leaves(values)})
     for text in overrides:
         _apply_override(values, origins, text, problems)

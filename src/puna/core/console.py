@@ -27,6 +27,8 @@ _logger.propagate = False
 _PLAIN_INTERVAL_SECONDS = 10.0
 _NUMBER = re.compile(r"(?:[-+~]?[.,\d]+(?:e[-+]?\d+)? ?[A-Za-z%/]{0,5}|-|nan|inf)?")
 """Cells of a column that is aligned right."""
+_NAME_CHARACTERS = 36  # names of rows up to here are not broken
+_PIPE_CHARACTERS = 10_000
 
 
 def rank() -> int:
@@ -91,10 +93,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     grid = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = bool(text_rows) and all(_NUMBER.fullmatch(row[index]) for row in text_rows)
-        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+        whole = index == 0 and all(len(row[0]) <= _NAME_CHARACTERS for row in text_rows)
+        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in text_rows:
         grid.add_row(*(escape(cell) for cell in row))
-    _console().print(grid)
+    printer = _console()
+    if not is_terminal():
+        printer.width = _PIPE_CHARACTERS  # a row is a line for grep and cut
+    printer.print(grid)
 
 
 class ProgressHandle:

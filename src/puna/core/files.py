@@ -190,7 +190,7 @@ def fingerprint(path: Path | str) -> str:
             return sha256_file(sealed / SEAL)
     digest = hashlib.sha256()
     for file in _content_files(path):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -27,6 +27,7 @@ class Member:
     Attributes:
         id: Of the document.
         url: Of the document.
+        place: File and offset of its record; ids are of what was read, so two captures of a page share one.
         source: Of the document; empty for the one that stays, whose ledger says it.
         similarity: To the one that stays; 1 for that one.
         text: Its text, or "" where the corpus does not hold it (`keep = "samples"` keeps a few of what goes).
@@ -34,6 +35,7 @@ class Member:
 
     id: str
     url: str
+    place: str
     source: str
     similarity: float
     text: str
@@ -112,9 +114,10 @@ def without_texts(corpus: Corpus, step: str, order: Order, count: int, members: 
     for place in np.lexsort(keys)[:count].tolist():
         rows = table.filter(pc.field("kept") == ids[place]).sort_by([("similarity", "ascending"), ("id", "ascending")])
         gone = [
-            Member(row["id"], row["url"], row["source"], row["similarity"], "") for row in rows[:members].to_pylist()
+            Member(row["id"], row["url"], row["place"], row["source"], row["similarity"], "")
+            for row in rows[:members].to_pylist()
         ]
-        kept = Member(ids[place], rows["kept_url"][0].as_py(), "", 1.0, "")
+        kept = Member(ids[place], rows["kept_url"][0].as_py(), rows["kept_place"][0].as_py(), "", 1.0, "")
         found.append(Cluster(step, int(sizes[place]) + 1, kept, gone))
     return found
 
@@ -139,4 +142,4 @@ def _among(batch: pa.RecordBatch, wanted: pa.Array) -> Any:
 
 
 def _with_text(member: Member, texts: Mapping[str, str]) -> Member:
-    return Member(member.id, member.url, member.source, member.similarity, texts.get(member.id, ""))
+    return Member(member.id, member.url, member.place, member.source, member.similarity, texts.get(member.id, ""))

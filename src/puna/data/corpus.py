@@ -19,8 +19,18 @@ from puna.core.files import read_json
 from puna.data.document import Document
 from puna.data.documents import read_documents
 from puna.data.work import MANIFEST
+from puna.lineage.artifact import read_record
 
 FORMAT = "puna-corpus/2"
+
+
+def _maker(path: Path) -> str:
+    """The command that makes what a folder does not hold yet."""
+    record = read_record(path) if path.is_dir() else None
+    if record is None:
+        return "Make it with `puna curate RECIPE`, whose out= is this folder."
+    state = f"failed: {record.error}" if record.error else f"is {record.status}"
+    return f"Its last run {state}. Finish it with: {record.command or 'puna curate RECIPE'}"
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,15 @@ class Corpus:
         """
         path = Path(path)
         if not (path / MANIFEST).is_file():
-            raise MissingError(f"{path} is not a finished corpus: it has no {MANIFEST}. Make it with: puna curate")
+            raise MissingError(f"{path} is not a finished corpus: it has no {MANIFEST}. {_maker(path)}")
         manifest = read_json(path / MANIFEST)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise CorruptError(f"{path / MANIFEST} is not the manifest of a corpus ({FORMAT})")
-        return cls(path, manifest)
+        corpus = cls(path, manifest)
+        for file in (file for source in corpus.sources for file in corpus.files(source)):
+            if not file.is_file():
+                raise CorruptError(f"{file} is missing, though its manifest lists it. Make {path} again.")
+        return corpus
 
     @property
     def sources(self) -> list[str]:

@@ -28,7 +28,7 @@ from puna.core.config import Config
 from puna.core.errors import MissingError, Stopped, UsageError
 from puna.core.files import atomic_open, need_free_space, read_json
 from puna.core.interrupt import StopRequest
-from puna.data import decisions, rejudge
+from puna.data import decisions, language_codes, rejudge
 from puna.data.corpus import Corpus
 from puna.data.funnel import make_manifest, nothing_left
 from puna.data.lines import read_records
@@ -36,6 +36,7 @@ from puna.data.map_task import DONE, Job, run_task
 from puna.data.passes import Pass, cut, source_key
 from puna.data.pool import Executor, executor
 from puna.data.sources import SourceEntry, tasks_of
+from puna.data.sources.jsonl import RecordFields
 from puna.data.sources.task import Task
 from puna.data.steps.registry import StepEntry
 from puna.data.work import WORK, Work, link
@@ -63,6 +64,23 @@ class CurateConfig(Config):
         twice = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
         if twice:
             raise ValueError(f"two sources are called {', '.join(map(repr, twice))}; give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_find_what_they_name(self) -> Self:
+        """A typing error in `domains`, `languages` or `by_language` would switch a step off without a word."""
+        domains = sorted({source.domain for source in self.sources})
+        records = any(isinstance(source, RecordFields) for source in self.sources)  # theirs may be any words
+        own = {source.language for source in self.sources}
+        for i, step in enumerate(self.steps):
+            if strange := sorted(set(step.domains) - set(domains)):
+                raise ValueError(
+                    f"steps.{i}.domains names {strange[0]!r}, which no source has; domains are: {', '.join(domains)}"
+                )
+            for key, named in (("languages", step.languages), ("by_language", tuple(step.by_language))):
+                for language in named:
+                    if language not in own and not language_codes.may_be(language, any_words=records):
+                        raise ValueError(f"steps.{i}.{key} names {language!r}. {language_codes.hint(language)}")
         return self
 
 
@@ -143,14 +161,14 @@ def curate(
     """
     flow = _Flow(config, Path(folder), reuse)
     if flow.work.finished():
-        return Corpus.open(flow.folder)
+        return flow.corpus()
     flow.begin()
     with executor(engine, workers, flow.planned.n_bytes) as run, StopRequest() as stop:
         for this in flow.planned.passes:
             flow.map(this, flow.planned.all_tasks, run, stop)
             flow.decide(this, run)
     flow.finish(finishing)
-    return Corpus.open(flow.folder)
+    return flow.corpus()
 
 
 def curate_part(config: CurateConfig, folder: Path | str, *, index: int, part: int, parts: int) -> None:
@@ -215,7 +233,7 @@ class _Flow:
             console.say(f"curate: {len(tasks) - len(todo)} of {len(tasks)} tasks of pass {this.index} were done before")
         places = [self.work.path, *([self.reuse / WORK] if self.reuse else [])]
         if todo and (stored := rejudge.find(job, todo, places)):
-            console.say(f"curate: {len(todo)} tasks are judged anew by stored scores, no text is read")
+            console.say(f"curate: {len(todo)} tasks are judged anew by stored scores; their sources are not read again")
             work = partial(rejudge.run_task, job, stored)
         else:
             work = partial(run_task, job)
@@ -249,8 +267,6 @@ class _Flow:
             for this in self.planned.passes
         }
         manifest = make_manifest(self.config.sources, self.config.steps, self.planned.tasks, records)
-        if not sum(source["kept"]["documents"] for source in manifest["sources"].values()):
-            raise MissingError(nothing_left(manifest))
         last = self.job(self.planned.passes[-1])
         for task in tasks:
             for what in ("documents", "ledger", "dropped"):
@@ -261,6 +277,13 @@ class _Flow:
         if finishing:
             finishing(Corpus(self.folder, manifest))
         self.work.finish(manifest)
+
+    def corpus(self) -> Corpus:
+        """The finished corpus; an empty one stays to be looked at, and is no product."""
+        corpus = Corpus.open(self.folder)
+        if not any(source["kept"]["documents"] for source in corpus.manifest["sources"].values()):
+            raise MissingError(nothing_left(corpus))
+        return corpus
 
     def _write_quarantine(self, tasks: Sequence[Task]) -> None:
         first = self.job(self.planned.passes[0])

@@ -82,6 +82,11 @@ def document_id(source: str, url: str, text: str) -> str:
     return hashlib.sha256(f"{source}\0{url}\0".encode() + content).hexdigest()[:32]
 
 
+def record_place(file: str, offset: int) -> str:
+    """Where a document's record lies, in words: `file:offset`, or the file where it is the record."""
+    return file if offset < 0 else f"{file}:{offset}"
+
+
 def metadata_text(metadata: Mapping[str, Scalar]) -> str:
     """Metadata as one line of JSON with sorted keys; empty for none."""
     return json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False, separators=(",", ":")) if metadata else ""

@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
         ("metadata", pa.string()),
     ]
 )
-INDEX_COLUMNS = ("id", "source", "domain", "url", "date", "language", "confidence", "licence")
+INDEX_COLUMNS = ("id", "source", "domain", "url", "date", "language", "confidence", "licence", "file", "offset")
 
 
 def to_table(documents: Sequence[Document], extra: Mapping[str, Any] | None = None) -> pa.Table:

@@ -1,7 +1,8 @@
 """The funnel: from the records of all tasks to one account of a corpus, and its rows for a table.
 
 Counted for each source and step: documents and bytes that came in, went out, and were dropped by each reason; what
-edits did; what could not be read. Tokens are estimated from bytes until a tokenizer has seen the text.
+edits did; what could not be read, and records that are no document. Tokens are estimated from bytes until a tokenizer
+has seen the text.
 """
 
 from collections import Counter
@@ -47,6 +48,7 @@ def make_manifest(
             "licence": source.licence,
             "read": _sizes(first[name]["read"] for name in mine),
             "problems": _sum(first[name]["problems"] for name in mine),
+            "skipped": _sum(first[name]["skipped"] for name in mine),
             "steps": by_step,
             "kept": _sizes(last[name]["kept"] for name in mine),
             "languages": _nested(last[name]["languages"] for name in mine),
@@ -95,6 +97,7 @@ def totals(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "read": _sizes(s["read"] for s in sources),
         "problems": _sum(s["problems"] for s in sources),
+        "skipped": _sum(s["skipped"] for s in sources),
         "steps": {step["name"]: _add([s["steps"][step["name"]] for s in sources]) for step in manifest["steps"]},
         "kept": _sizes(s["kept"] for s in sources),
         "languages": _nested(s["languages"] for s in sources),
@@ -106,12 +109,21 @@ def funnel(corpus: Corpus) -> list[tuple[str, str, str, str, str]]:
     """Rows of the funnel over all sources: step, documents, bytes, tokens (estimated), top reasons."""
     total = totals(corpus.manifest)
     rows = [_row("read", total["read"], "; ".join(f"{n} could not be read: {r}" for r, n in total["problems"].items()))]
+    if total["skipped"]:
+        n = sum(total["skipped"].values())
+        rows.append(("(no document)", str(n), "-", "-", "; ".join(_largest(total["skipped"]))))
     for name, step in total["steps"].items():
-        reasons = sorted(step["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))[:3]
-        said = [f"-{counts['documents']} {reason.partition(': ')[2] or reason}" for reason, counts in reasons]
-        said += [f"{n} {what}" for what, n in sorted(step["edits"].items(), key=lambda item: -item[1])[:3]]
+        dropped = {r.partition(": ")[2] or r: counts["documents"] for r, counts in step["dropped"].items()}
+        said = [f"-{text}" for text in _largest(dropped)] + _largest(step["edits"])
         rows.append(_row(name, step["out"], "; ".join(said)))
     return rows
+
+
+def _largest(counts: Mapping[str, int], most: int = 3) -> list[str]:
+    """The largest counts, and how many all others have."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    others = [n for _, n in ordered[most:]]
+    return [f"{n} {what}" for what, n in ordered[:most]] + ([f"{sum(others)} others"] if others else [])
 
 
 def _row(name: str, counts: Mapping[str, int], note: str) -> tuple[str, str, str, str, str]:
@@ -119,13 +131,19 @@ def _row(name: str, counts: Mapping[str, int], note: str) -> tuple[str, str, str
     return name, str(counts["documents"]), console.short_bytes(counts["bytes"]), tokens, note
 
 
-def nothing_left(manifest: Mapping[str, Any]) -> str:
-    """Why a corpus came out empty."""
-    total = totals(manifest)
+def nothing_left(corpus: Corpus) -> str:
+    """Why a corpus came out empty, and how to look at what was dropped."""
+    total = totals(corpus.manifest)
     reasons = Counter[str]()
     for step in total["steps"].values():
         reasons.update({reason: counts["documents"] for reason, counts in step["dropped"].items()})
+    look = next((f"puna data show {corpus.path} --dropped-by '{r}'" for r, _ in reasons.most_common(1)), "")
+    look = f" Look at it: {look or f'puna data stats {corpus.path}'}."
     reasons.update({f"could not be read: {reason}": n for reason, n in total["problems"].items()})
+    reasons.update({f"no document: {reason}": n for reason, n in total["skipped"].items()})
     why = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(5)) or "the files hold no text"
     read = total["read"]["documents"]
-    return f"the corpus is empty: {read} documents were read and none is left. Why: {why}. Change steps or sources."
+    return (
+        f"the corpus is empty: {read} documents were read and none is left. Why: {why}.{look} "
+        "Then change steps or sources, and give the command with --fresh."
+    )

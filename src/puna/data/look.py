@@ -16,7 +16,7 @@ import pyarrow.compute
 
 from puna.core.errors import MissingError, UsageError
 from puna.data.corpus import Corpus
-from puna.data.document import Document
+from puna.data.document import Document, record_place
 from puna.data.documents import from_table, read_batches, read_table
 from puna.data.funnel import totals
 from puna.data.ledger import COLUMNS
@@ -49,13 +49,18 @@ def dropped_by(corpus: Corpus, rule: str = "") -> Iterator[Dropped]:
 
     Args:
         corpus: The corpus.
-        rule: A reason (`c4: lorem ipsum`), its kind (`c4`) or its beginning; empty takes all.
+        rule: A reason (`c4: lorem ipsum`) or its end (`lorem ipsum`), a step (`03-c4`), its kind (`c4`) or a reason's
+            beginning; empty takes all.
 
     Raises:
         UsageError: No reason fits; those that there are, are told.
     """
-    reasons = [reason for step in totals(corpus.manifest)["steps"].values() for reason in step["dropped"]]
-    wanted = {reason for reason in reasons if reason.startswith(rule) or reason.partition(":")[0] == rule}
+    steps = totals(corpus.manifest)["steps"]
+    reasons = [reason for step in steps.values() for reason in step["dropped"]]
+    if rule in steps:
+        wanted = set(steps[rule]["dropped"])
+    else:
+        wanted = {r for r in reasons if r.startswith(rule) or rule in (r.partition(":")[0], r.partition(": ")[2])}
     if not wanted:
         known = "; ".join(sorted(set(reasons))) or "none"
         raise UsageError(f"nothing in {corpus.path} was dropped by {rule!r}. Reasons are: {known}")
@@ -67,12 +72,52 @@ def dropped_by(corpus: Corpus, rule: str = "") -> Iterator[Dropped]:
                     yield Dropped(document, reason, value, twin)
 
 
+def edited_by(corpus: Corpus, step: str) -> Iterator[tuple[Document, dict[str, float]]]:
+    """Documents that a step changed, as they are now, with what it did to each: `{"email": 2}`.
+
+    Dropped ones are among them as far as their texts were kept.
+
+    Args:
+        corpus: The corpus.
+        step: Name of a step or its kind.
+
+    Raises:
+        UsageError: No step of that name changed anything; those that did are told.
+    """
+    edits = {name: record["edits"] for name, record in totals(corpus.manifest)["steps"].items() if record["edits"]}
+    wanted = [name for name in edits if step in (name, name.partition("-")[2])]
+    if not wanted:
+        raise UsageError(f"nothing in {corpus.path} was edited by {step!r}. Steps that edited are: {', '.join(edits)}")
+    columns = {
+        f"{label}.{what}": what for name in wanted for label in (name, name.partition("-")[2]) for what in edits[name]
+    }
+    for path in corpus.ledgers():
+        table = read_table(path)
+        there = [name for name in columns if name in table.column_names]
+        if not there:
+            continue
+        done: dict[tuple[str, str, int], dict[str, float]] = {}
+        for row in table.select(["id", "file", "offset", *there]).to_pylist():
+            if counts := {columns[name]: row[name] for name in there if row[name]}:
+                done[row["id"], row["file"], row["offset"]] = counts
+        for texts in (path.parent.parent / what / path.name for what in ("documents", "dropped")):
+            for batch in read_batches(texts) if texts.exists() and done else ():
+                for document in from_table(batch):
+                    if counts := done.get((document.id, document.file, document.offset)):
+                        yield document, counts
+
+
 def why(corpus: Corpus, document_id: str) -> list[dict[str, Any]]:
     """What became of a document: its ledger rows with every score, by the beginning of its id or by its address.
 
+    `scores` also hold what edits did (`pii.email`) and what barriers measured (`divergence.value`); `twin_place` says
+    where the record lies that a dropped one repeats.
+
     Raises:
-        UsageError: There is no such document.
+        UsageError: There is no such document, or no id was given.
     """
+    if not document_id:
+        raise UsageError("the id is empty: every document begins with it. Give the beginning of an id, or a URL.")
     found = []
     for path in corpus.ledgers():
         table = read_table(path)
@@ -83,6 +128,17 @@ def why(corpus: Corpus, document_id: str) -> list[dict[str, Any]]:
             found.append({"task": path.stem, **{k: row[k] for k in COLUMNS}, "scores": scores})
     if not found:
         raise UsageError(f"{corpus.path} never read a document {document_id!r}. Give the beginning of an id, or a URL.")
+    stays = _kept_places(corpus, {row["twin"] for row in found if row["twin"]})
+    return [{**row, "twin_place": stays.get(row["twin"], "")} for row in found]
+
+
+def _kept_places(corpus: Corpus, ids: set[str]) -> dict[str, str]:
+    """Where the records of kept documents lie: two captures of one page have the same id."""
+    found: dict[str, str] = {}
+    for path in corpus.ledgers() if ids else ():
+        table = read_table(path, ["id", "file", "offset", "step"])
+        rows = table.filter((pc.field("step") == 0) & pc.field("id").isin(sorted(ids)))
+        found |= {row["id"]: record_place(row["file"], row["offset"]) for row in rows.to_pylist()}
     return found
 
 

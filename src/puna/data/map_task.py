@@ -34,7 +34,7 @@ from puna.data.ledger import Ledger
 from puna.data.lines import write_lines
 from puna.data.passes import NamedStep, Pass
 from puna.data.sources import read_task
-from puna.data.sources.task import Problem, SourceConfig, Task
+from puna.data.sources.task import Problem, Skipped, SourceConfig, Task
 from puna.data.steps.registry import STEPS
 from puna.data.steps.step import Barrier, Edit, Filter, StepConfig, Verdict
 
@@ -94,6 +94,7 @@ class _Run:
         self.funnel: dict[str, Any] = {}
         self.sampled = Counter[str]()
         self.problems = Counter[str]()
+        self.skipped = Counter[str]()
         self.quarantine: list[str] = []
         self.kept = Counter[str]()
         self.languages: dict[str, dict[str, int]] = {}
@@ -128,6 +129,7 @@ class _Run:
             "licences": self.licences,
             "scores_key": self.job.this.scores_key,
             "problems": dict(self.problems),
+            "skipped": dict(self.skipped),
             "seconds": round(time.perf_counter() - start, 3),
             "cpu_seconds": round(time.process_time() - cpu, 3),
         }
@@ -136,7 +138,10 @@ class _Run:
     # ---- input ----
 
     def _first(self) -> Iterator[tuple[list[Document], list[int]]]:
-        def report(problem: Problem) -> None:
+        def report(problem: Problem | Skipped) -> None:
+            if isinstance(problem, Skipped):
+                self.skipped[problem.reason] += 1
+                return
             self.problems[problem.reason] += 1
             if len(self.quarantine) < _KEPT_PROBLEMS:
                 entry = {"source": self.task.source, **problem.record()}
@@ -182,6 +187,8 @@ class _Run:
                     self._passed(record, document.n_bytes, document.n_bytes)
                 continue
             n_bytes = document.n_bytes
+            if decision.values[k]:
+                self.ledger.score(barrier.label, [row], [{"value": decision.values[k]}])
             if not decision.keep[k]:
                 self._drop(
                     record,
@@ -199,6 +206,7 @@ class _Run:
             if spans is not None and len(spans):
                 document = documents[k] = document.with_text(without(document.text, spans))
                 self._edits(record, {"spans cut": len(spans)})
+                self.ledger.score(barrier.label, [row], [{"spans cut": len(spans)}])
                 if not document.text.strip():
                     self._drop(record, row, barrier, Verdict(False, f"{barrier.kind}: nothing left"), n_bytes)
                     continue
@@ -273,6 +281,7 @@ class _Run:
                 self.ledger.edited(step.label, row, edited.document.n_bytes, edited.verdict)
             if edited.counts:
                 self._edits(record, edited.counts)
+                self.ledger.score(step.label, [row], [{name: float(n) for name, n in edited.counts.items()}])
             if not self.ledger.alive(row):
                 continue
             if edited.verdict.keep:

@@ -1,5 +1,10 @@
-"""Local and remote files under one name: a path, or any address that fsspec opens (`s3://`, `https://`, `hf://`)."""
+r"""Local and remote files under one name: a path, or any address that fsspec opens (`s3://`, `https://`, `hf://`).
 
+A file name need not be UTF-8. Python holds a stray byte as half a surrogate pair, which no JSON or Parquet file takes;
+everywhere outside of the file system such a name is written as Python would escape it (`caf\udce9.jsonl`).
+"""
+
+import re
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
@@ -11,11 +16,21 @@ def is_remote(place: Path | str) -> bool:
     return "://" in str(place)
 
 
+def writable(name: str) -> str:
+    """A file name as text that can be written anywhere; `join` finds the file again."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def join(root: Path | str, part: str) -> Path | str:
     """The place of a part under a root."""
     if not is_remote(root):
         root = Path(root)
-        return root if root.is_file() else root / part
+        if root.is_file():
+            return root
+        place = root / part
+        if "\\udc" in part and not place.exists():
+            return root / re.sub(r"\\udc([89a-f][0-9a-f])", lambda match: chr(0xDC00 + int(match[1], 16)), part)
+        return place
     text = str(root).rstrip("/")
     return text if PurePosixPath(text).name == part else f"{text}/{part}"
 

@@ -156,7 +156,16 @@ def on_ray(work: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = 
     """
     ray = need("ray", extra="cluster")
     if not ray.is_initialized():
-        ray.init(address=None, num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="warning")
+        try:
+            ray.init(
+                address=None, num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="warning"
+            )
+        except Exception as error:  # it raises several unrelated classes
+            detail = (str(error).strip().splitlines() or [""])[0]
+            raise PunaError(
+                f"Ray did not start here: {type(error).__name__}: {detail}. The cause lies in its environment: "
+                "too little memory or time, a firewall, a dead cluster in RAY_ADDRESS. Mend that, or use engine=local."
+            ) from error
     limit = 4 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     remote = partial(ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_apply).remote, work)
     waiting: deque[Any] = deque()

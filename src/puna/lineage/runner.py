@@ -5,6 +5,7 @@ The state of an output folder decides:
     no record              run
     finished, same         skip, after checking that the output is what it was
     finished, drifted      DriftError; `accept_drift` keeps the output, `fresh` moves it aside and runs
+    begun, nothing made    run, whatever the settings were
     unfinished, same       resume: the step's `run` is called again on the same folder
     unfinished, drifted    DriftError; `accept_drift` resumes with the new settings, `fresh` begins anew
 
@@ -28,6 +29,7 @@ from puna.core.run_folder import RunFolder
 from puna.lineage.artifact import RECORD, Input, Record, check, product_of, read_record, run_folder_of, write_record
 from puna.lineage.step import Difference, DriftError, Step, accept, compare
 
+_BEGUN = files.RUN_FILES - {"metrics.jsonl", files.SEAL} | {"recipe.json"}
 Action = Literal["run", "resume", "skip"]
 
 
@@ -80,6 +82,8 @@ def _situation(step: Step, fingerprints: dict[str, str]) -> Situation:
     record = read_record(step.output)
     if record is None:
         _refuse_foreign_folder(step)
+        return Situation("run", None, (), fingerprints)
+    if record.status != "finished" and _is_empty(step.output):
         return Situation("run", None, (), fingerprints)
     if record.stage != step.stage:
         raise UsageError(
@@ -135,13 +139,16 @@ def _fingerprints(step: Step) -> dict[str, str]:
 
 def _input_fingerprint(step: Step, name: str, path: Path) -> str:
     makes = f" Make it first: {step.makers[name]}" if name in step.makers else ""
+    shown = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+    if shown != str(path):  # files below an input may have any names, but its own path is written into records
+        raise UsageError(f"{name} {shown} is not UTF-8. Rename it, or give a link to it another name.")
     folder = run_folder_of(path)
     record = read_record(folder)
     if record and record.status != "finished":
         again = f" Finish it first: {record.command}" if record.command else makes
         raise MissingError(f"{name} {path} is not finished (its state is {record.status!r}).{again}")
     if not path.exists():
-        raise MissingError(f"{name} {path} is not there.{makes}")
+        raise MissingError(f"{name} {path} is not there.{makes or f' Put it there, or say where it is: {name}=PATH'}")
     if files.is_sealed(product_of(path)):
         return check(path)
     if path.is_dir() and not any(path.iterdir()):
@@ -242,7 +249,7 @@ def _work(step: Step, situation: Situation) -> Outcome:
 
 def _is_empty(folder: Path) -> bool:
     """Whether a run made nothing: there are only the files that say that it began."""
-    return all(path.name in files.RUN_FILES or path.is_dir() for path in folder.rglob("*"))
+    return all(path.name in _BEGUN or path.is_dir() for path in folder.rglob("*"))
 
 
 def _forget(folder: Path) -> None:

@@ -26,8 +26,8 @@ class CurateRecipe(data.CurateConfig, StageRecipe):
     engine: Literal["local", "ray"] = "local"
     """Where tasks run: processes of this machine, or a Ray cluster. The result does not depend on it."""
     reuse: Path | None = None
-    """Folder of an earlier corpus made with keep = "all": where only thresholds changed since, its scores are judged
-    anew and no text is read."""
+    """Folder of an earlier corpus made with keep = "all": where only thresholds of filters before the first barrier
+    changed, sources are not read, extracted and measured again; barriers and what follows work on the stored texts."""
 
 
 def settings(recipe: CurateRecipe) -> data.CurateConfig:
@@ -76,7 +76,10 @@ def write_pages(title: str, corpus: Corpus) -> None:
     from puna.data.card import card
     from puna.stages.page import curation
 
-    for name, text in (("README.md", card(corpus.manifest, title=title)), ("report.html", curation.page(corpus))):
+    for name, text in (
+        ("README.md", card(corpus.manifest, title=title)),
+        ("report.html", curation.page(corpus, title=title)),
+    ):
         with atomic_open(corpus.path / name) as file:
             file.write(text)
 

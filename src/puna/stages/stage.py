@@ -16,6 +16,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -189,6 +190,7 @@ def execute(
     fresh: bool = False,
     dry_run: bool = False,
     promised: Sequence[Path] = (),
+    opening: str = "",
 ) -> Outcome | None:
     """Bring a stage to its end, or say what would be done.
 
@@ -201,11 +203,14 @@ def execute(
         fresh: Move what is there aside and begin again.
         dry_run: Only look.
         promised: For a dry run: folders that an earlier step of the same pipeline will have made.
+        opening: What to say when work begins, and only then.
 
     Returns:
         What was done; None for a dry run.
     """
     step = make_step(stage, resolved, command=command, makers=makers)
+    if opening:
+        step = replace(step, run=partial(_say_first, opening, step.run))
     if not dry_run and console.processes() > 1:
         return _execute_on_many(stage, resolved, step, accept_drift=accept_drift, fresh=fresh)
     if not dry_run:
@@ -215,6 +220,11 @@ def execute(
     _check_device(resolved.config)
     _show_plan(stage, resolved, step, promised, accept_drift=accept_drift, fresh=fresh)
     return None
+
+
+def _say_first(text: str, work: Callable[[RunFolder], None], folder: RunFolder) -> None:
+    console.say(text)
+    work(folder)
 
 
 def _execute_on_many(

@@ -34,6 +34,51 @@ def test_shuffled_copies_with_words_left_out_are_found(corpus, parts):
     assert sum(twins[180 + i] == corpus[i].id for i in range(20)) >= 19
 
 
+ALPHABETS = {"cyrillic": "абвгдежзиклмнопрст", "hangul": "가나다라마바사아자차카타", "greek": "αβγδεζηθικλμνξοπ"}
+
+
+def _small_scripts():
+    """Two hundred pages in Latin letters, four of each other script, and one copy in each with its words shuffled."""
+    rng = random.Random(1)
+
+    def word(letters):
+        return "".join(rng.choices(letters, k=6))
+
+    latin = [[f"t{t}w{i}" for i in range(150)] for t in range(20)]
+    texts = [" ".join(rng.choices(latin[n % 20], k=120)) for n in range(200)]
+    unlike, copies = [], []
+    for letters in ALPHABETS.values():
+        common = [word(letters) for _ in range(12)]
+        mine = [[*rng.choices(common, k=60), *(word(letters) for _ in range(60))] for _ in range(4)]
+        copies.append(rng.sample([w for w in mine[0] if rng.random() > 0.1], k=90))
+        unlike += mine
+    return documents(texts), documents(map(" ".join, unlike)), documents(map(" ".join, copies))
+
+
+def test_texts_of_a_small_script_are_no_copies_of_each_other():
+    latin, unlike, copies = _small_scripts()
+    everything = [*latin, *unlike, *copies]
+    config = SemanticConfig(cluster_documents=1000)
+    trusting = kept(decide_on(everything, SEMANTIC, config.model_copy(update={"min_overlap": 0.0})))
+    keep = kept(decide_on(everything, SEMANTIC, config))
+    assert not all(trusting[len(latin) : -len(copies)])  # 128 directions do not tell them apart
+    assert all(keep[: -len(copies)])
+    assert not any(keep[-len(copies) :])
+
+
+def test_whole_cosines_are_those_of_dense_vectors(corpus):
+    buckets, counts = tfidf.terms_of([d.text for d in corpus[:30]] + [""])
+    offsets = np.concatenate([[0], np.cumsum([len(b) for b in buckets])])
+    terms = tfidf.Terms(np.concatenate(buckets), np.concatenate(counts), offsets)
+    idf = tfidf.idf_of(np.bincount(terms.buckets, minlength=tfidf.BUCKETS), 30)
+    dense = np.zeros((31, tfidf.BUCKETS), np.float32)
+    for row in range(31):
+        dense[row, buckets[row]] = (1 + np.log(counts[row].astype(np.float32))) * idf[buckets[row]]
+    dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-9)
+    first, second = (side.ravel() for side in np.indices((31, 31)))
+    assert np.allclose(tfidf.cosines(terms, idf, first, second), (dense @ dense.T).ravel(), atol=1e-5)
+
+
 def test_hard_keeps_what_is_farthest_from_the_middle(corpus):
     config = SemanticConfig(min_similarity=0.9, cluster_documents=40, keep="hard")
     keep = kept(decide_on(corpus, SEMANTIC, config))
@@ -48,7 +93,8 @@ def test_the_projection_keeps_what_a_full_decomposition_keeps(corpus):
     buckets, counts = tfidf.terms_of([d.text for d in corpus[:100]])
     offsets = np.concatenate([[0], np.cumsum([len(b) for b in buckets])])
     terms = tfidf.Terms(np.concatenate(buckets), np.concatenate(counts), offsets)
-    idf = tfidf.idf_of(np.bincount(terms.buckets, minlength=tfidf.BUCKETS), 100)
+    frequency = np.bincount(terms.buckets, minlength=tfidf.BUCKETS)
+    idf = np.where(frequency > 1, tfidf.idf_of(frequency, 100), np.float32(0))
     got = tfidf.fit(terms, idf, width=8, seed=0).embed(terms)
     dense = np.zeros((100, tfidf.BUCKETS), np.float32)
     for row in range(100):

@@ -5,6 +5,11 @@ that are more alike than `min_similarity`, the preferred one stays; `keep = "har
 farthest from the middle of its cluster. Begin high (.95) and look at the clusters before going lower: on mixed web
 pages the share that goes grew from 4 % at .95 to 25 % at .80 while all planted copies were found anywhere in between.
 
+TF-IDF's 128 directions hold little of a small script: all its texts look alike there. So a pair that they find must
+also be alike in its whole TF-IDF vectors (`min_overlap`). Measured on articles, code and the Declaration of Human
+Rights in 89 languages: pairs that are no copies reached .82, copies with shuffled sentences or without 15 % of their
+words have .877 and more. Files that hold little but the same licence text remain copies.
+
 Differs: a document is compared with those that stay, not with all before it, so that whatever goes has a twin that
 stays.
 
@@ -43,6 +48,8 @@ class SemanticConfig(StepConfig):
     """`module:function` that opens `model` when it is neither of the last two; `puna curate` sets it."""
     min_similarity: float = Field(default=0.95, gt=0, le=1)
     """Cosine from which a document counts as a copy."""
+    min_overlap: float = Field(default=0.85, ge=0, le=1)
+    """Without a model: cosine that a pair's whole TF-IDF vectors need, too, so that it shares most of its words."""
     keep: Literal["first", "newest", "longest", "hard"] = "first"
     """Which one stays; `hard` keeps the farthest from the middle of its cluster."""
     cluster_documents: int = Field(default=1000, ge=2)
@@ -64,6 +71,7 @@ class SemanticConfig(StepConfig):
 
 
 _WIDTH = 128
+_WHOLE_IDF = "whole-idf.npy"
 _SHAPE = ("kind", "max_characters", "min_words")
 
 
@@ -90,9 +98,20 @@ class _PartTask:
 
 @dataclass(frozen=True)
 class _ClusterTask:
+    places: Places
     vectors: Path
     members: NDArray[np.int64]
+    numbers: NDArray[np.int64]
     min_similarity: float
+    min_overlap: float
+
+
+@dataclass(frozen=True)
+class _Near:
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    score: NDArray[np.float32]
+    refused: int
 
 
 def decide(question: Question[SemanticConfig]) -> Iterator[Decision]:
@@ -106,7 +125,7 @@ def decide(question: Question[SemanticConfig]) -> Iterator[Decision]:
         _fit_tfidf(question, places, folder)
     counts = list(question.run(_embed_part, [_PartTask(places, p, folder) for p in range(len(places.names))]))
     vectors, numbers = _gather(places, folder, counts)
-    edges, similarity, sizes = _compare(question, places, folder, vectors, numbers)
+    edges, similarity, sizes, refused = _compare(question, places, folder, vectors, numbers)
     rank = similarity if config.keep == "hard" else None
     choice = twins.choose(places, edges, keep="first" if config.keep == "hard" else config.keep, rank=rank)
     twins.report(
@@ -118,6 +137,7 @@ def decide(question: Question[SemanticConfig]) -> Iterator[Decision]:
             ("groups of k-means", len(sizes)),
             ("largest group", int(max(sizes, default=0))),
             ("least similarity of a copy", config.min_similarity),
+            ("pairs that share too few words", refused),
         ],
     )
     if config.save_index:
@@ -158,14 +178,11 @@ def _fit_tfidf(question: Question[SemanticConfig], places: Places, folder: Path)
     for part in parts:
         here = chosen[(chosen >= starts[part]) & (chosen < starts[part + 1])] - starts[part]
         sample.append(_terms(places.features[part]).take(rows[part][here]))
-    sizes = np.concatenate([np.diff(s.offsets) for s in sample])
-    terms = tfidf.Terms(
-        np.concatenate([s.buckets for s in sample]),
-        np.concatenate([s.counts for s in sample]),
-        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-    )
     idf = tfidf.idf_of(frequency, int(starts[-1]))
-    projection = tfidf.fit(terms, idf, width=_WIDTH, seed=config.seed)
+    np.save(folder / _WHOLE_IDF, idf)
+    # a word of a single document is like no other's: no direction follows it
+    shared = np.where(frequency > 1, idf, np.float32(0))
+    projection = tfidf.fit(tfidf.Terms.joined(sample), shared, width=_WIDTH, seed=config.seed)
     np.save(folder / "idf.npy", projection.idf)
     np.save(folder / "directions.npy", projection.directions)
 
@@ -207,14 +224,14 @@ def _gather(places: Places, folder: Path, counts: Sequence[int]) -> tuple[Path, 
 
 def _compare(
     question: Question[SemanticConfig], places: Places, folder: Path, path: Path, numbers: NDArray[np.int64]
-) -> tuple[Edges, NDArray[np.float32], list[int]]:
-    """Edges within clusters, each document's cosine to its centroid, and the clusters' sizes."""
+) -> tuple[Edges, NDArray[np.float32], list[int], int]:
+    """Edges within clusters, each document's cosine to its centroid, the clusters' sizes, and pairs refused."""
     config = question.config
     vectors = np.load(path, mmap_mode="r")
     similarity = np.zeros(places.n_documents, dtype=np.float32)
     none = Edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     if len(numbers) < 2:
-        return none, similarity, []
+        return none, similarity, [], 0
     k = max(1, round(len(numbers) / config.cluster_documents))
     sample = vectors[_spread(len(numbers), max(config.sample_documents, min(2 * k, len(numbers)) * 2))]
     centroids = fit_centroids(sample.astype(np.float32), k, iterations=config.iterations, seed=config.seed)
@@ -224,13 +241,14 @@ def _compare(
         nearest[block], similarity[numbers[block]] = assign(vectors[block].astype(np.float32), centroids)
     order = np.argsort(nearest, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(nearest[order])) + 1)
-    found = list(question.run(_within, [_ClusterTask(path, m, config.min_similarity) for m in members]))
-    first, second, score = (np.concatenate([f[i] for f in found]) for i in range(3))
-    first, second = numbers[first], numbers[second]
-    return Edges(first, second, score), similarity, [len(m) for m in members]
+    overlap = 0 if config.model else config.min_overlap
+    tasks = [_ClusterTask(places, path, m, numbers[m], config.min_similarity, overlap) for m in members]
+    found = list(question.run(_within, tasks))
+    first, second, score = (np.concatenate([getattr(f, name) for f in found]) for name in ("first", "second", "score"))
+    return Edges(first, second, score), similarity, [len(m) for m in members], sum(f.refused for f in found)
 
 
-def _within(task: _ClusterTask) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _within(task: _ClusterTask) -> _Near:
     """All pairs of one cluster that are similar enough, block by block."""
     vectors = np.load(task.vectors, mmap_mode="r")[task.members].astype(np.float32)
     firsts, seconds, scores = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
@@ -240,10 +258,26 @@ def _within(task: _ClusterTask) -> tuple[NDArray[np.int64], NDArray[np.int64], N
             rows, columns = np.nonzero(block >= task.min_similarity)
             upper = columns + other > rows + begin
             rows, columns = rows[upper], columns[upper]
-            firsts.append(task.members[rows + begin])
-            seconds.append(task.members[columns + other])
+            firsts.append(task.numbers[rows + begin])
+            seconds.append(task.numbers[columns + other])
             scores.append(np.minimum(block[rows, columns], 1))
-    return np.concatenate(firsts), np.concatenate(seconds), np.concatenate(scores)
+    first, second, score = np.concatenate(firsts), np.concatenate(seconds), np.concatenate(scores)
+    if not task.min_overlap or not len(first):
+        return _Near(first, second, score, 0)
+    near = _overlap(task, first, second) >= task.min_overlap
+    return _Near(first[near], second[near], score[near], int(np.count_nonzero(~near)))
+
+
+def _overlap(task: _ClusterTask, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Cosine of the whole TF-IDF vectors of pairs, by the documents' numbers."""
+    numbers, rows = np.unique(np.concatenate([first, second]), return_inverse=True)
+    parts = task.places.part_of(numbers)
+    pieces = [
+        _terms(task.places.features[part]).take(numbers[parts == part] - task.places.starts[part])
+        for part in np.unique(parts).tolist()
+    ]
+    idf = np.load(task.vectors.with_name(_WHOLE_IDF), mmap_mode="r")
+    return tfidf.cosines(tfidf.Terms.joined(pieces), idf, rows[: len(first)], rows[len(first) :])
 
 
 SEMANTIC = Barrier(
@@ -252,6 +286,7 @@ SEMANTIC = Barrier(
     decide=decide,
     judged_by=(
         "min_similarity",
+        "min_overlap",
         "keep",
         "cluster_documents",
         "sample_documents",

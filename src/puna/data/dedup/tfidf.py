@@ -9,14 +9,16 @@ Source: Deerwester et al. 1990; Halko, Martinsson, Tropp 2011, algorithm 4.4.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from puna.data.word_hashes import batches, compose, words_of
+from puna.data.word_hashes import batches, compose, ngrams, words_of
 
 BUCKETS = 1 << 18
 _ROWS_AT_ONCE = 256
+_UNSPACED_CHARACTERS = 1.5  # of a word on average: below it a text is hardly spaced
 _OVERSAMPLING = 16
 _ITERATIONS = 2
 
@@ -41,20 +43,42 @@ class Terms:
 
     def take(self, rows: NDArray[np.int64]) -> "Terms":
         """Certain documents."""
+        return self.places(rows)[0]
+
+    def places(self, rows: NDArray[np.int64]) -> tuple["Terms", NDArray[np.int64]]:
+        """Certain documents, and where their terms are in this."""
         sizes = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         at = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], sizes)
-        return Terms(self.buckets[at], self.counts[at], offsets)
+        return Terms(self.buckets[at], self.counts[at], offsets), at
+
+    @classmethod
+    def joined(cls, pieces: Sequence["Terms"]) -> "Terms":
+        """Documents of several, one after the other."""
+        sizes = np.concatenate([np.diff(piece.offsets) for piece in pieces])
+        return cls(
+            np.concatenate([piece.buckets for piece in pieces]),
+            np.concatenate([piece.counts for piece in pieces]),
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        )
 
 
 def terms_of(texts: Sequence[str]) -> tuple[list[NDArray[np.uint32]], list[NDArray[np.uint16]]]:
-    """Buckets and counts of each text."""
+    """Buckets and counts of each text.
+
+    A text that is written without spaces has single characters for words: its terms are runs of three of them.
+    """
     buckets, counts = [], []
     for batch in batches(texts):
         words = words_of([compose(text) for text in batch])
         hashed = (words.hashes % np.uint64(BUCKETS)).astype(np.uint32)
-        for low, high in zip(words.first[:-1], words.first[1:], strict=True):
-            found, times = np.unique(hashed[low:high], return_counts=True)
+        lengths, runs = words.stops - words.starts, None
+        for text, (low, high) in enumerate(pairwise(words.first)):
+            terms = hashed[low:high]
+            if high > low and lengths[low:high].mean() < _UNSPACED_CHARACTERS:
+                runs = runs or ngrams(words, 3)
+                terms = (runs[0][runs[1][text] : runs[1][text + 1]] % np.uint64(BUCKETS)).astype(np.uint32)
+            found, times = np.unique(terms, return_counts=True)
             buckets.append(found)
             counts.append(np.minimum(times, 65_535).astype(np.uint16))
     return buckets, counts
@@ -80,9 +104,35 @@ class Projection:
 
 
 def idf_of(document_counts: NDArray[np.int64], n_documents: int) -> NDArray[np.float32]:
-    """`log((1 + n) / (1 + df)) + 1`, and 0 for a word of a single document, which is like no other's."""
-    idf = np.log((1 + n_documents) / (1 + document_counts)) + 1
-    return np.where(document_counts > 1, idf, 0).astype(np.float32)
+    """`log((1 + n) / (1 + df)) + 1` of each bucket."""
+    return (np.log((1 + n_documents) / (1 + document_counts)) + 1).astype(np.float32)
+
+
+def cosines(
+    terms: Terms, idf: NDArray[np.float32], first: NDArray[np.int64], second: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Cosine of the whole TF-IDF vectors of pairs of documents.
+
+    Args:
+        terms: The documents.
+        idf: `[BUCKETS]` weight of a word.
+        first: `[pairs]` rows of `terms`.
+        second: `[pairs]` rows of `terms`.
+    """
+    weights = _unit(_weights(terms, idf), terms)
+    found = np.zeros(len(first), dtype=np.float32)
+    dense = np.zeros((BUCKETS, 1), dtype=np.float32)
+    order = np.argsort(first, kind="stable")
+    for pairs in np.split(order, np.flatnonzero(np.diff(first[order])) + 1):
+        if not len(pairs):
+            continue
+        row = int(first[pairs[0]])
+        mine = slice(int(terms.offsets[row]), int(terms.offsets[row + 1]))
+        dense[terms.buckets[mine], 0] = weights[mine]
+        others, places = terms.places(second[pairs])
+        found[pairs] = _times(weights[places], others, dense)[:, 0]
+        dense[terms.buckets[mine], 0] = 0
+    return found
 
 
 def fit(sample: Terms, idf: NDArray[np.float32], *, width: int, seed: int) -> Projection:
@@ -90,14 +140,11 @@ def fit(sample: Terms, idf: NDArray[np.float32], *, width: int, seed: int) -> Pr
 
     Args:
         sample: Some thousand documents.
-        idf: From `idf_of`.
+        idf: `[BUCKETS]` weight of a word, 0 for those that no direction should follow.
         width: Numbers of an embedding.
         seed: Of the start of the iteration.
     """
-    weights = _weights(sample, idf)
-    norms = np.sqrt(np.maximum(np.add.reduceat(np.append(weights**2, 0), sample.offsets[:-1]), 1e-12))
-    norms[np.diff(sample.offsets) == 0] = 1
-    weights = weights / np.repeat(norms, np.diff(sample.offsets)).astype(np.float32)
+    weights = _unit(_weights(sample, idf), sample)
     known, columns = np.unique(sample.buckets[weights > 0], return_inverse=True)
     place = np.zeros(BUCKETS, dtype=np.uint32)
     place[known] = np.arange(len(known))
@@ -114,6 +161,13 @@ def fit(sample: Terms, idf: NDArray[np.float32], *, width: int, seed: int) -> Pr
     directions = np.zeros((BUCKETS, width), dtype=np.float32)
     directions[known, : best.shape[1]] = basis @ best
     return Projection(idf, directions)
+
+
+def _unit(weights: NDArray[np.float32], terms: Terms) -> NDArray[np.float32]:
+    """The weights with every document's of length 1."""
+    norms = np.sqrt(np.maximum(np.add.reduceat(np.append(weights**2, 0), terms.offsets[:-1]), 1e-12))
+    norms[np.diff(terms.offsets) == 0] = 1
+    return weights / np.repeat(norms, np.diff(terms.offsets)).astype(np.float32)
 
 
 def _weights(terms: Terms, idf: NDArray[np.float32]) -> NDArray[np.float32]:

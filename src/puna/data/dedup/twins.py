@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from puna.core.files import write_json
 from puna.data.dedup.pairs import Edges
 from puna.data.dedup.places import Places, table
+from puna.data.document import record_place
 from puna.data.documents import TableWriter
 from puna.data.steps.step import Decision
 
@@ -27,8 +28,10 @@ SCHEMA = pa.schema(
     [
         ("kept", pa.string()),
         ("kept_url", pa.string()),
+        ("kept_place", pa.string()),
         ("id", pa.string()),
         ("url", pa.string()),
+        ("place", pa.string()),
         ("source", pa.string()),
         ("similarity", pa.float32()),
     ]
@@ -124,6 +127,14 @@ def decisions(places: Places, choice: Choice, *, reason: str, earlier_reason: st
         )
 
 
+def _records(places: Places, numbers: NDArray[np.int64]) -> list[str]:
+    """Where the records of documents lie, `file:offset`: two captures of one page have one id, never one place."""
+    return [
+        record_place(str(file or ""), int(str(offset)))
+        for file, offset in zip(places.column("file", numbers), places.column("offset", numbers), strict=True)
+    ]
+
+
 def report(folder: Path, places: Places, choice: Choice, *, rows: Sequence[tuple[str, Any]] = ()) -> None:
     """Write `clusters.parquet` (one row for each document that goes) and `summary.json`.
 
@@ -150,8 +161,10 @@ def report(folder: Path, places: Places, choice: Choice, *, rows: Sequence[tuple
                     [
                         pa.array(places.column("id", stays), pa.string()),
                         pa.array(places.column("url", stays), pa.string()),
+                        pa.array(_records(places, stays), pa.string()),
                         index.column("id").cast(pa.string()),
                         index.column("url").cast(pa.string()),
+                        pa.array(_records(places, numbers), pa.string()),
                         index.column("source").cast(pa.string()),
                         pa.array(choice.score[numbers], pa.float32()),
                     ],

@@ -109,9 +109,23 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if path.suffix in {".csv", ".tsv"}:
                 yield from csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             else:
-                yield from (json.loads(line) for line in file if line.strip())
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        yield _object(line, f"{path}:{number}")
     except (ValueError, csv.Error) as error:
         raise CorruptError(f"{path} cannot be read: {error}") from error
+
+
+def _object(line: str, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorruptError(
+            f"{place} is not JSON: {error.msg}, column {error.colno}. Mend or remove the line."
+        ) from None
+    if not isinstance(row, dict):
+        raise CorruptError(f"{place} is a {type(row).__name__}, not an object with the fields of a label")
+    return row
 
 
 def _is_positive(value: Any, config: LabelledConfig, path: Path, number: int) -> bool:

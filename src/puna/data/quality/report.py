@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from puna.core import console
+from puna.core.errors import MissingError
 from puna.core.files import read_json, write_json
 from puna.data.document import Document
 from puna.data.quality.calibrate import auc, figures
 from puna.data.quality.labelled import Split, texts_and_labels
 from puna.data.quality.store import CARD, Classifier, read_card
+from puna.lineage.artifact import read_record
 
 REPORT = "report.json"
 THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -166,4 +168,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     Raises:
         MissingError: There is none.
     """
+    if not (folder / REPORT).is_file():
+        record = read_record(folder) if folder.is_dir() else None
+        command = record.command if record and record.command else "puna quality train RECIPE"
+        raise MissingError(f"{folder} holds no report of a classifier ({REPORT}). Make it with: {command}")
     return read_json(folder / REPORT)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from puna.core.errors import MissingError
-from puna.data.places import find_remote, is_remote, join, open_binary
+from puna.data.places import find_remote, is_remote, join, open_binary, writable
 from puna.data.sources.task import Problem, Report
 
 
@@ -21,7 +21,8 @@ def find_files(
         source: Name of the source, for the message.
 
     Returns:
-        `(relative POSIX path, bytes)`, sorted by path. Symbolic links are not followed out of the tree.
+        `(relative POSIX path as `places.writable` gives it, bytes)`, sorted by path. Symbolic links are not followed
+        out of the tree.
 
     Raises:
         MissingError: There is no such path, or nothing in it matches.
@@ -38,7 +39,7 @@ def find_files(
         return chosen
     root = Path(root)
     if root.is_file():
-        return [(root.name, root.stat().st_size)]
+        return [(writable(root.name), root.stat().st_size)]
     if not root.is_dir():
         raise MissingError(f"source {source!r}: {root} is not there. Set its path to a folder or file that exists.")
     found: list[tuple[str, int]] = []
@@ -50,10 +51,13 @@ def find_files(
             relative = path.relative_to(root).as_posix()
             if name.startswith(".") or not _matches(relative, include) or _matches(relative, exclude):
                 continue
+            if path.is_symlink() and not path.exists():
+                found.append((writable(relative), 0))  # reading it says what is wrong
+                continue
             if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 continue
             if path.is_file():
-                found.append((relative, path.stat().st_size))
+                found.append((writable(relative), path.stat().st_size))
     if not found:
         raise MissingError(f"source {source!r}: no file under {root} matches {', '.join(include)}. Change include=...")
     return sorted(found)

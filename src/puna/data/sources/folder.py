@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from puna.data.document import Document
-from puna.data.sources.files import decode_utf8, find_files, read_bytes
+from puna.data.sources.files import decode_utf8, find_files, locate, read_bytes
 from puna.data.sources.task import Problem, Report, SourceConfig, Task, group
 
 # Programming languages by file name extension, for `Document.language` in the domain `code`.
@@ -47,7 +47,7 @@ def tasks(config: FolderConfig) -> list[Task]:
 def read(config: FolderConfig, task: Task, report: Report) -> Iterator[Document]:
     """The task's files as documents."""
     for part in task.parts:
-        path = config.path if config.path.is_file() else config.path / part
+        path = Path(locate(config.path, part))
         if path.exists() and path.stat().st_size > config.max_file_bytes:
             detail = f"{path.stat().st_size} bytes, max_file_bytes is {config.max_file_bytes}"
             report(Problem(part, "file too large", detail))

@@ -16,7 +16,7 @@ from puna.core.errors import PunaError
 from puna.data.compressed import Damage, read_lines
 from puna.data.document import Document, Scalar
 from puna.data.sources.files import find_files, locate
-from puna.data.sources.task import Place, Problem, Report, SourceConfig, Task, group
+from puna.data.sources.task import Place, Problem, Report, Skipped, SourceConfig, Task, group
 
 
 class RecordFields(SourceConfig):
@@ -106,11 +106,13 @@ def read_file(
     Raises:
         PunaError: More than `max_bad_lines` malformed lines.
     """
+    bad = number = 0
 
     def damaged(damage: Damage) -> None:
+        nonlocal bad
+        bad += 1
         report(Problem(part, "damaged file", f"{damage.detail}; the records before it are kept", offset=damage.offset))
 
-    bad = 0
     try:
         for number, line in enumerate(read_lines(place, damaged), start=1):
             if not line.strip():
@@ -129,5 +131,7 @@ def read_file(
                     ) from None
                 continue
             yield document
+        if not number and not bad:
+            report(Skipped("empty file"))
     except OSError as error:
         report(Problem(part, "unreadable", error.strerror or type(error).__name__))

@@ -5,19 +5,28 @@ that is handed to a worker, killed, and done again, so it is described by plain 
 on nothing but itself. A part that cannot be read is a *problem*: reported with where and why, and the rest goes on.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from puna.core.config import Config
 from puna.data.document import Document, Scalar
 
 Place = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 """A path, or an address that fsspec opens."""
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+
+
+def _plain_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value) or len(value) > 64:
+        raise ValueError("use lower case letters, digits and single dashes between them, at most 64 characters")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
 
 
 class SourceConfig(Config):
@@ -115,7 +124,18 @@ class Problem:
         return values | {key: value for key, value in known.items() if value is not None}
 
 
-Report = Callable[[Problem], None]
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that is no document and nothing wrong: it is counted by its reason, no more.
+
+    Attributes:
+        reason: Its kind, from a small set: `record request`, `content type image`, `HTTP status 404`.
+    """
+
+    reason: str
+
+
+Report = Callable[[Problem | Skipped], None]
 
 
 def group(source: SourceConfig, parts: Iterable[tuple[str, int]]) -> list[Task]:

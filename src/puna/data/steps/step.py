@@ -75,7 +75,8 @@ class StepConfig(Config):
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"]))
-                raise ValueError(f"by_language.{language}.{where}: {first['msg'].lower()}") from None
+                said = first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"by_language.{language}.{where}: {said[:1].lower()}{said[1:]}") from None
         return self
 
     def for_language(self, language: str) -> Self:
@@ -151,7 +152,8 @@ class Part:
     Attributes:
         name: Name of the task, `SOURCE-00000`.
         features: Arrow IPC file of what `features` gave, one row a document; read it with `read_arrow`, which maps it.
-        index: Arrow IPC file, same rows: id, source, domain, url, date, language, confidence, bytes, licence.
+        index: Arrow IPC file, same rows: id, source, domain, url, date, language, confidence, licence, file,
+            offset, bytes.
         alive: True where no earlier barrier of the same pass dropped the document.
     """
 

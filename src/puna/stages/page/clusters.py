@@ -40,4 +40,4 @@ def _member(label: str, member: Member) -> str:
     shown = (
         html.excerpt(text) if text else html.paragraph('Its text is not in the corpus; keep = "all" keeps every text.')
     )
-    return html.paragraph(f"{label} · {member.id} · {member.url}") + shown
+    return html.paragraph(f"{label} · {member.id} · {member.url} · {member.place}") + shown

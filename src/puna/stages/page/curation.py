@@ -19,7 +19,7 @@ _CHARACTERS = 700
 _MOST_REASONS = 60
 
 
-def page(corpus: Corpus) -> str:
+def page(corpus: Corpus, *, title: str = "Corpus") -> str:
     """The page as one HTML document."""
     total = totals(corpus.manifest)
     read, kept = total["read"], total["kept"]
@@ -35,7 +35,7 @@ def page(corpus: Corpus) -> str:
     sections = [_funnel(total), _dropped(corpus, total), _sources(corpus), _languages(total), *_reports(corpus)]
     sections += clusters.sections(corpus)
     lead = "What was read, what each step removed and why, and what is left. Every figure is from the manifest."
-    return html.document("Corpus", lead, top, sections)
+    return html.document(title, lead, top, sections)
 
 
 def _funnel(total: Mapping[str, Any]) -> Section:
@@ -79,6 +79,9 @@ def _dropped(corpus: Corpus, total: Mapping[str, Any]) -> Section:
     body = "".join(parts) or html.paragraph("Nothing was dropped.")
     if unread:
         body += html.table(["could not be read (see quarantine.jsonl)", "records"], unread, numeric=[1])
+    if total["skipped"]:
+        counted = [[reason, f"{n:,}"] for reason, n in sorted(total["skipped"].items())]
+        body += html.table(["no document", "records"], counted, numeric=[1])
     return Section("dropped", "What was dropped", body)
 
 
