@@ -80,7 +80,8 @@ def test_every_file_opens_with_what_it_is():
 
 
 def test_no_pickle_and_no_eval_in_the_package():
-    assert [relative(p) for p, t in TREES.items() if calls(t, "eval", "exec")] == []
+    runs_programs = {"sandbox/candidate.py", "sandbox/judge.py"}  # that is what they are for, behind walls
+    assert {relative(p) for p, t in TREES.items() if calls(t, "eval", "exec")} == runs_programs
     assert [relative(p) for p, t in TREES.items() if "pickle" in set(imported(t))] == []
 
 

@@ -41,7 +41,7 @@ VERBS = {
     "dpo": "Align a model to preference pairs.",
     "ppo": "Align a model to rewards by sampling: PPO, GRPO, RLOO.",
     "annotate": "Collect preferences from people, check them.",
-    "round": "Rounds of post-training: from preferences to the next model.",
+    "round": "Run rounds of post-training: from preferences to the next model.",
     "average": "Average the weights of checkpoints.",
     "eval": "Score a model on tasks, with intervals.",
     "report": "Write the report page of a run.",

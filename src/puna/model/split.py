@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from puna.model.config import ModelConfig
+from puna.model.projection import Projection
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Split:
         """A linear layer on all tokens of the group; what is kept for the backward is this process's share of them."""
         if self.tp == 1:
             return linear(x_TD)
-        if type(linear) is not nn.Linear:  # float8, adapters: what they keep is theirs to say
+        plain = linear.is_plain if isinstance(linear, Projection) else type(linear) is nn.Linear
+        if not plain:  # float8, adapters: what they keep is theirs to say
             return linear(self.gather(x_TD))
         return self.gathered_product(x_TD, linear.weight)
 
