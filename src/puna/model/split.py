@@ -89,6 +89,7 @@ class Split:
         plain = linear.is_plain if isinstance(linear, Projection) else type(linear) is nn.Linear
         if not plain:  # float8, adapters: what they keep is theirs to say
             return linear(self.gather(x_TD))
+        assert isinstance(linear, nn.Linear), "plain ones are"
         return self.gathered_product(x_TD, linear.weight)
 
     def gathered_product(self, x_TD: Tensor, weight_ED: Tensor) -> Tensor:
