@@ -25,10 +25,10 @@ from torch.autograd.function import once_differentiable
 
 from puna.model.cpu_kernels import (
     Buffers,
+    feed_forward_in_chunks,
     interleave_pairs,
     normalized,
     normalized_backward,
-    swiglu,
     swiglu_backward,
     token_chunks,
 )
@@ -176,19 +176,7 @@ class _FeedForward(torch.autograd.Function):
         needs_gradient: bool,
     ) -> Tensor:
         gate_up_ED, down_DF = gate_up.make(A, B), down.make(A_down, B_down)
-        E, F = len(gate_up_ED), len(gate_up_ED) // 2
-        out_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
-        buffers = Buffers(x_TD)
-        ctx.kept = []
-        for x_CD, r_C1, out_CD in token_chunks(E, x_TD, r_T1, out_TD):
-            C = len(x_CD)
-            y_CD = normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
-            gate_up_EC = x_TD.new_empty(E, C) if needs_gradient else buffers.take("gate_up", (E, C))
-            torch.mm(gate_up_ED, y_CD.T, out=gate_up_EC)
-            h_FC = swiglu(gate_up_EC, out=buffers.take("h", (F, C)))
-            torch.addmm(x_CD, h_FC.T, down_DF.T, out=out_CD)
-            if needs_gradient:
-                ctx.kept.append(gate_up_EC)
+        out_TD, r_T1, ctx.kept = feed_forward_in_chunks(x_TD, gate_up_ED, down_DF, eps, needs_gradient)
         ctx.save_for_backward(x_TD, r_T1, A, B, A_down, B_down)
         ctx.merged = gate_up, down
         return out_TD

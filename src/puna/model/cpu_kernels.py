@@ -136,6 +136,26 @@ def normed_linear(
     return _NormedLinear.apply(x_TD, weight_ED, eps)  # pyright: ignore[reportReturnType]
 
 
+def feed_forward_in_chunks(
+    x_TD: Tensor, gate_up_ED: Tensor, down_DF: Tensor, eps: float, needs_gradient: bool
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The forward of `feed_forward`: output, `1 / rms` of each token, and gate and up of each chunk if asked for."""
+    kept: list[Tensor] = []
+    E, F = len(gate_up_ED), len(gate_up_ED) // 2
+    out_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
+    buffers = Buffers(x_TD)
+    for x_CD, r_C1, out_CD in token_chunks(E, x_TD, r_T1, out_TD):
+        C = len(x_CD)
+        y_CD = normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
+        gate_up_EC = x_TD.new_empty(E, C) if needs_gradient else buffers.take("gate_up", (E, C))
+        torch.mm(gate_up_ED, y_CD.T, out=gate_up_EC)
+        h_FC = swiglu(gate_up_EC, out=buffers.take("h", (F, C)))
+        torch.addmm(x_CD, h_FC.T, down_DF.T, out=out_CD)
+        if needs_gradient:
+            kept.append(gate_up_EC)
+    return out_TD, r_T1, kept
+
+
 class _FeedForward(torch.autograd.Function):
     """out = x + h W_down^T with h = silu(g) u and (g, u) = W_gate_up y^T, y = x normalized; in chunks of tokens.
 
@@ -147,19 +167,7 @@ class _FeedForward(torch.autograd.Function):
     def forward(
         ctx: Any, x_TD: Tensor, gate_up_ED: Tensor, down_DF: Tensor, eps: float, needs_gradient: bool
     ) -> Tensor:
-        E, F = len(gate_up_ED), len(gate_up_ED) // 2
-        out_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
-        buffers = Buffers(x_TD)
-        ctx.kept = []
-        for x_CD, r_C1, out_CD in token_chunks(E, x_TD, r_T1, out_TD):
-            C = len(x_CD)
-            y_CD = normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
-            gate_up_EC = x_TD.new_empty(E, C) if needs_gradient else buffers.take("gate_up", (E, C))
-            torch.mm(gate_up_ED, y_CD.T, out=gate_up_EC)
-            h_FC = swiglu(gate_up_EC, out=buffers.take("h", (F, C)))
-            torch.addmm(x_CD, h_FC.T, down_DF.T, out=out_CD)
-            if needs_gradient:
-                ctx.kept.append(gate_up_EC)
+        out_TD, r_T1, ctx.kept = feed_forward_in_chunks(x_TD, gate_up_ED, down_DF, eps, needs_gradient)
         ctx.save_for_backward(x_TD, r_T1, gate_up_ED, down_DF)
         return out_TD
 
