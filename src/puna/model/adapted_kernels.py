@@ -32,6 +32,7 @@ from puna.model.cpu_kernels import (
     swiglu_backward,
     token_chunks,
 )
+from puna.model.products import plus_product, product
 from puna.model.projection import Factors, Projection
 
 Blocks = Sequence[tuple[int, int, int]]
@@ -102,14 +103,11 @@ class _NormedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, A: Tensor, B: Tensor, merged: Merged, eps: float) -> tuple[Tensor, Tensor]:
         weight_ED = merged.make(A, B)
-        y_TD = torch.empty_like(x_TD)
-        r_T1 = x_TD.new_empty(len(x_TD), 1)
-        out_TE = x_TD.new_empty(len(x_TD), len(weight_ED))
-        for x_CD, y_CD, r_C1, out_CE in token_chunks(len(weight_ED), x_TD, y_TD, r_T1, out_TE):
-            torch.mm(normalized(x_CD, r_C1, eps, y_CD), weight_ED.T, out=out_CE)
+        y_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
+        normalized(x_TD, r_T1, eps, y_TD)
         ctx.save_for_backward(y_TD, r_T1, A, B)
         ctx.merged = merged
-        return x_TD.view_as(x_TD), out_TE
+        return x_TD.view_as(x_TD), product(y_TD, weight_ED.T)
 
     @staticmethod
     @once_differentiable
@@ -117,14 +115,11 @@ class _NormedLinear(torch.autograd.Function):
         y_TD, r_T1, A, B = ctx.saved_tensors
         gradients = _Gradients(A, B, ctx.merged.blocks)
         plus_TD, do_TE = grads[0].contiguous(), grads[1].contiguous()
+        gradients.add(do_TE.T, y_TD)
         if not ctx.needs_input_grad[0]:  # the first block's input is the embedding's, which is frozen
-            gradients.add(do_TE.T, y_TD)
             return None, gradients.A, gradients.B, None, None
-        weight_ED, dx_TD, buffers = ctx.merged.make(A, B), torch.empty_like(y_TD), Buffers(y_TD)
-        for y_CD, r_C1, plus_CD, do_CE, dx_CD in token_chunks(len(weight_ED), y_TD, r_T1, plus_TD, do_TE, dx_TD):
-            gradients.add(do_CE.T, y_CD)
-            dy_CD = torch.mm(do_CE, weight_ED, out=buffers.take("dy", y_CD.shape))
-            normalized_backward(dy_CD, y_CD, r_C1, plus=plus_CD, out=dx_CD)
+        dx_TD = torch.empty_like(y_TD)
+        normalized_backward(product(do_TE, ctx.merged.make(A, B)), y_TD, r_T1, plus=plus_TD, out=dx_TD)
         return dx_TD, gradients.A, gradients.B, None, None
 
 
@@ -142,7 +137,7 @@ class _AddLinear(torch.autograd.Function):
     def forward(ctx: Any, x_TD: Tensor, o_TE: Tensor, A: Tensor, B: Tensor, merged: Merged) -> Tensor:
         ctx.save_for_backward(o_TE, A, B)
         ctx.merged = merged
-        return torch.addmm(x_TD, o_TE, merged.make(A, B).T)
+        return plus_product(x_TD, o_TE, merged.make(A, B).T)
 
     @staticmethod
     @once_differentiable
@@ -150,7 +145,7 @@ class _AddLinear(torch.autograd.Function):
         o_TE, A, B = ctx.saved_tensors
         gradients = _Gradients(A, B, ctx.merged.blocks)
         gradients.add(grads[0].T, o_TE)
-        do_TE = grads[0] @ ctx.merged.make(A, B) if ctx.needs_input_grad[1] else None
+        do_TE = product(grads[0].contiguous(), ctx.merged.make(A, B)) if ctx.needs_input_grad[1] else None
         return grads[0], do_TE, gradients.A, gradients.B, None
 
 
@@ -191,13 +186,12 @@ class _FeedForward(torch.autograd.Function):
         gate_up_ED, down_DF = gate_up.make(A, B), down.make(A_down, B_down)
         of_gate_up, of_down = _Gradients(A, B, gate_up.blocks), _Gradients(A_down, B_down, down.blocks)
         do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
-        buffers = Buffers(x_TD)
+        buffers, down_FD = Buffers(x_TD), down_DF.T.contiguous()
         chunks = token_chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
         for gate_up_EC, (x_CD, r_C1, do_CD, dx_CD) in zip(kept, chunks, strict=True):
             shape = len(gate_up_ED) // 2, len(x_CD)
             y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
-            dh_FC = torch.mm(down_DF.T, do_CD.T, out=buffers.take("dh", shape))
-            h_FC = swiglu_backward(dh_FC, gate_up_EC, out=buffers.take("h", shape))
+            h_FC = swiglu_backward(product(down_FD, do_CD.T), gate_up_EC, out=buffers.take("h", shape))
             of_down.add(do_CD.T, h_FC.T)
             of_gate_up.add(gate_up_EC, y_CD)
             dy_CD = torch.mm(gate_up_EC.T, gate_up_ED, out=buffers.take("dy", x_CD.shape))

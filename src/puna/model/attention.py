@@ -123,7 +123,7 @@ class Attention(nn.Module):
         weight_ED = cpu_kernels.interleave_pairs(self.qkv.weight * norm_D, n_rotated, self.head_dim)
         x_TD, qkv_TE = cpu_kernels.normed_linear(x_TD, weight_ED, eps)
         o_WD = _chosen(self._attend_on_cpu(qkv_TE, turn, layout), only_W)
-        return torch.addmm(_chosen(x_TD, only_W), o_WD, self.output.weight.T)
+        return cpu_kernels.add_linear(_chosen(x_TD, only_W), o_WD, self.output.weight)
 
     def _attend_on_cpu(
         self, qkv_TE: Tensor, turn: tuple[Tensor, Tensor], layout: DocumentLayout | ContextLayout

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from puna.model.layout import Block
+from puna.model.products import accumulate, plus_product, product
 
 KEPT_BYTES = 64 * 2**20  # probabilities that one layer may keep for its backward; beyond, they are computed twice
 CHUNK_BYTES = (
@@ -102,26 +103,19 @@ class _NormedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, weight_ED: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        y_TD = torch.empty_like(x_TD)
-        r_T1 = x_TD.new_empty(len(x_TD), 1)
-        out_TE = x_TD.new_empty(len(x_TD), len(weight_ED))
-        for x_CD, y_CD, r_C1, out_CE in token_chunks(len(weight_ED), x_TD, y_TD, r_T1, out_TE):
-            torch.mm(normalized(x_CD, r_C1, eps, y_CD), weight_ED.T, out=out_CE)
+        y_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
+        normalized(x_TD, r_T1, eps, y_TD)
         ctx.save_for_backward(y_TD, r_T1, weight_ED)
-        return x_TD.view_as(x_TD), out_TE
+        return x_TD.view_as(x_TD), product(y_TD, weight_ED.T)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         y_TD, r_T1, weight_ED = ctx.saved_tensors
         plus_TD, do_TE = grads[0].contiguous(), grads[1].contiguous()
-        dx_TD, d_weight_ED = torch.empty_like(y_TD), torch.zeros_like(weight_ED)
-        buffers = Buffers(y_TD)
-        for y_CD, r_C1, plus_CD, do_CE, dx_CD in token_chunks(len(weight_ED), y_TD, r_T1, plus_TD, do_TE, dx_TD):
-            d_weight_ED.addmm_(do_CE.T, y_CD)
-            dy_CD = torch.mm(do_CE, weight_ED, out=buffers.take("dy", y_CD.shape))
-            normalized_backward(dy_CD, y_CD, r_C1, plus=plus_CD, out=dx_CD)
-        return dx_TD, d_weight_ED, None
+        dx_TD = torch.empty_like(y_TD)
+        normalized_backward(product(do_TE, weight_ED), y_TD, r_T1, plus=plus_TD, out=dx_TD)
+        return dx_TD, do_TE.T @ y_TD, None
 
 
 def normed_linear(
@@ -136,20 +130,40 @@ def normed_linear(
     return _NormedLinear.apply(x_TD, weight_ED, eps)  # pyright: ignore[reportReturnType]
 
 
+class _AddLinear(torch.autograd.Function):
+    """x + o W^T."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, o_TE: Tensor, weight_DE: Tensor) -> Tensor:
+        ctx.save_for_backward(o_TE, weight_DE)
+        return plus_product(x_TD, o_TE, weight_DE.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        o_TE, weight_DE = ctx.saved_tensors
+        return grads[0], product(grads[0].contiguous(), weight_DE), grads[0].T @ o_TE
+
+
+def add_linear(
+    x_TD: Float[Tensor, "T D"], o_TE: Float[Tensor, "T E"], weight_DE: Float[Tensor, "D E"]
+) -> Float[Tensor, "T D"]:
+    """The residual stream and the product of o with the matrix."""
+    return _AddLinear.apply(x_TD, o_TE, weight_DE)  # pyright: ignore[reportReturnType]
+
+
 def feed_forward_in_chunks(
     x_TD: Tensor, gate_up_ED: Tensor, down_DF: Tensor, eps: float, needs_gradient: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The forward of `feed_forward`: output, `1 / rms` of each token, and gate and up of each chunk if asked for."""
     kept: list[Tensor] = []
-    E, F = len(gate_up_ED), len(gate_up_ED) // 2
+    E = len(gate_up_ED)
     out_TD, r_T1 = torch.empty_like(x_TD), x_TD.new_empty(len(x_TD), 1)
     buffers = Buffers(x_TD)
     for x_CD, r_C1, out_CD in token_chunks(E, x_TD, r_T1, out_TD):
-        C = len(x_CD)
         y_CD = normalized(x_CD, r_C1, eps, buffers.take("y", x_CD.shape))
-        gate_up_EC = x_TD.new_empty(E, C) if needs_gradient else buffers.take("gate_up", (E, C))
-        torch.mm(gate_up_ED, y_CD.T, out=gate_up_EC)
-        h_FC = swiglu(gate_up_EC, out=buffers.take("h", (F, C)))
+        gate_up_EC = product(gate_up_ED, y_CD.T)
+        h_FC = swiglu(gate_up_EC, out=buffers.take("h", (E // 2, len(x_CD))))
         torch.addmm(x_CD, h_FC.T, down_DF.T, out=out_CD)
         if needs_gradient:
             kept.append(gate_up_EC)
@@ -173,27 +187,23 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, r_T1, gate_up_ED, down_DF = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, []  # overwritten below; a second backward (zero-bubble pipelines) makes it again
         do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
-        d_gate_up_ED, d_down_DF = torch.zeros_like(gate_up_ED), torch.zeros_like(down_DF)
+        d_gate_up_ED, d_down_FD, down_FD = None, None, down_DF.T.contiguous()
         buffers = Buffers(x_TD)
         chunks = token_chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
         for number, (x_CD, r_C1, do_CD, dx_CD) in enumerate(chunks):
             shape = len(gate_up_ED) // 2, len(x_CD)
             y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
-            if kept:
-                gate_up_EC = kept[number]
-            else:
-                gate_up_EC = torch.mm(gate_up_ED, y_CD.T, out=buffers.take("gate_up", (len(gate_up_ED), len(x_CD))))
-            dh_FC = torch.mm(down_DF.T, do_CD.T, out=buffers.take("dh", shape))
-            h_FC = swiglu_backward(dh_FC, gate_up_EC, out=buffers.take("h", shape))
-            d_down_DF.addmm_(do_CD.T, h_FC.T)
-            d_gate_up_ED.addmm_(gate_up_EC, y_CD)
+            gate_up_EC = kept[number] if kept else product(gate_up_ED, y_CD.T)
+            h_FC = swiglu_backward(product(down_FD, do_CD.T), gate_up_EC, out=buffers.take("h", shape))
+            d_down_FD = accumulate(d_down_FD, h_FC, do_CD)
+            d_gate_up_ED = accumulate(d_gate_up_ED, gate_up_EC, y_CD)
             dy_CD = torch.mm(gate_up_EC.T, gate_up_ED, out=buffers.take("dy", x_CD.shape))
             normalized_backward(dy_CD, y_CD, r_C1, plus=do_CD, out=dx_CD)
-        return dx_TD, d_gate_up_ED, d_down_DF, None, None
+        return dx_TD, d_gate_up_ED, None if d_down_FD is None else d_down_FD.T, None, None
 
 
 def swiglu(gate_up_EC: Tensor, *, out: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from puna.core.batch import IGNORE
+from puna.model.products import product
 
 CHUNK_BYTES = 32 * 2**20
 """Logits held at once. Two cores with 32 MiB: large enough for the matrix products, small enough for the caches."""
@@ -120,12 +121,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_asked_AD = torch.empty_like(asked_AD) if needs_gradient else None
         d_head_VD = torch.zeros_like(head_VD, dtype=total.dtype) if ctx.needs_input_grad[1] else None
         runs = list(chunks(len(asked_AD), len(head_VD), chunk_bytes))
-        rows = max((chunk.stop - chunk.start for chunk in runs), default=0)
-        buffer_CV = asked_AD.new_empty(rows, len(head_VD))  # one for all chunks: new memory is slow memory
         for chunk in runs:
             targets_C1, weight_C = weigh(targets_A[chunk], total.dtype)
-            product_CV = torch.mm(asked_AD[chunk], head_VD.T, out=buffer_CV[: chunk.stop - chunk.start])
-            logits_CV = product_CV.to(total.dtype)
+            logits_CV = product(asked_AD[chunk], head_VD.T).to(total.dtype)
             if needs_gradient and hidden_TD.is_cpu:
                 loss, d_logits_CV = _loss_and_probabilities(logits_CV, targets_C1, asked_AD[chunk], head_VD)
                 total += loss
@@ -138,7 +136,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if not hidden_TD.is_cpu:
                     d_logits_CV.mul_(weight_C[:, None])
                 narrow_CV = d_logits_CV.to(head_VD.dtype)
-                torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
+                d_asked_AD[chunk] = product(narrow_CV, head_VD)
                 if d_head_VD is not None:  # a frozen head has no gradient
                     add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
         ctx.gradients = d_asked_AD, d_head_VD, index
@@ -181,7 +179,7 @@ class _TokenLogProbs(torch.autograd.Function):
         log_probs_A = hidden_TD.new_empty(len(asked_AD), dtype=wide(hidden_TD.dtype))
         for chunk in chunks(len(asked_AD), len(head_VD), chunk_bytes):
             targets_C1, weight_C = weigh(targets_A[chunk], log_probs_A.dtype)
-            logits_CV = (asked_AD[chunk] @ head_VD.T).to(log_probs_A.dtype)
+            logits_CV = product(asked_AD[chunk], head_VD.T).to(log_probs_A.dtype)
             log_probs_A[chunk] = (logits_CV.gather(1, targets_C1)[:, 0] - logits_CV.logsumexp(1)) * weight_C
         ctx.save_for_backward(asked_AD, head_VD, targets_A, index)
         ctx.chunk_bytes, ctx.n_tokens = chunk_bytes, len(hidden_TD)
@@ -197,10 +195,10 @@ class _TokenLogProbs(torch.autograd.Function):
         for chunk in chunks(len(asked_AD), len(head_VD), ctx.chunk_bytes):
             targets_C1, weight_C = weigh(targets_A[chunk], d_log_probs_A.dtype)
             weight_C1 = (d_log_probs_A[chunk] * weight_C)[:, None]
-            probs_CV = (asked_AD[chunk] @ head_VD.T).to(d_log_probs_A.dtype).softmax(1)
+            probs_CV = product(asked_AD[chunk], head_VD.T).to(d_log_probs_A.dtype).softmax(1)
             d_logits_CV = probs_CV.mul_(-weight_C1).scatter_add_(1, targets_C1, weight_C1)
             narrow_CV = d_logits_CV.to(head_VD.dtype)
-            torch.mm(narrow_CV, head_VD, out=d_asked_AD[chunk])
+            d_asked_AD[chunk] = product(narrow_CV, head_VD)
             if d_head_VD is not None:
                 add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
         d_head = None if d_head_VD is None else d_head_VD.to(head_VD.dtype)
