@@ -18,6 +18,7 @@ nanotron's docs/benchmark_summary (file of published throughputs).
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -36,7 +37,7 @@ from puna.planner.shape import from_config
 from puna.stages import dry_run, recipes
 from puna.stages.pretrain import PretrainRecipe, ramp_of, shape_of
 from puna.train.parallel_config import ParallelConfig, Work
-from puna.train.rehearsal import rehearse
+from puna.train.rehearsal import Rehearsal, rehearse
 
 DATA = Path(os.environ.get("PUNA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 EAGER, COMPILED = STACKS["torch-eager"], STACKS["torch-compile"]
@@ -140,9 +141,15 @@ def _peaks() -> list[Peak]:
     return found
 
 
+@functools.cache
+def _rehearsed(layout: ParallelConfig, size: str, work: Work) -> Rehearsal:
+    """Rows that differ in precision or compilation alone are one rehearsal."""
+    return rehearse(layout, SIZES[size], work)
+
+
 def rehearsed(peak: Peak) -> tuple[float, float]:
     """GiB that PyTorch would reserve, by rehearsal of our trainer with their differences, and its seconds."""
-    work, d, shape = peak.work, peak.degrees, SIZES[peak.size]
+    work, d = peak.work, peak.degrees
     layout = ParallelConfig(
         dp_shard=d.dp_shard,
         cp=d.cp,
@@ -152,7 +159,7 @@ def rehearsed(peak: Peak) -> tuple[float, float]:
         schedule="interleaved" if peak.stages > 1 else "1f1b",
         recompute="full" if peak.recompute == "full" else "selective",
     )
-    found = rehearse(layout, shape, Work(peak.micro * d.data_parallel, peak.seq, peak.n, "cuda"))
+    found = _rehearsed(layout, peak.size, Work(peak.micro * d.data_parallel, peak.seq, peak.n, "cuda"))
     theirs = rank_memory(work)
     kept = found.activation_bytes * found.in_flight + found.block_bytes
     if peak.recompute == "alternate":  # half of the products that ours keeps: by the planner's formula

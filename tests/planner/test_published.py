@@ -1,5 +1,7 @@
 """Reading published rows: conventions, what is left out, what is skipped and why."""
 
+from pathlib import Path
+
 import pytest
 
 from puna.core.errors import ConfigError, MissingError
@@ -10,7 +12,9 @@ from tests.planner.rows import GOOD, HEADER, write_csv
 
 def read_one(tmp_path, **changes):
     cells = dict(zip(HEADER.split(","), GOOD.split(","), strict=True)) | changes
-    rows, skipped = read_published(write_csv(tmp_path, ",".join(f'"{v}"' for v in cells.values())))
+    rows, skipped = read_published(
+        write_csv(tmp_path, ",".join(f'"{v}"' for v in cells.values()), header=",".join(cells))
+    )
     return rows[0] if rows else skipped[0][1]
 
 
@@ -44,6 +48,13 @@ def test_speed_from_tflops_and_mfu_follows_the_convention_of_the_note(tmp_path):
         ({"tok_s_gpu": ""}, "no speed"),
         ({"tp": "16"}, "tp, pp and cp are more than the GPUs"),
         ({"tp": "3"}, "do not multiply"),
+        ({"tp": "0.5"}, "tp is no whole number"),
+        ({"n_gpus": "1e30"}, "n_gpus is no whole number"),
+        ({"gpu": "MI300X"}, "GPU MI300X is not known"),
+        ({"gpu": "H100 PCIe"}, "GPU H100 PCIe is not known"),
+        ({"global_batch_seqs": "4"}, "less than the data-parallel ranks"),
+        ({"tok_s_gpu": "-3"}, "tok_s_gpu is no positive number"),
+        ({"tok_s_gpu": "", "step_seconds": "2", "global_batch_seqs": ""}, "says no speed"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_skipped_with_its_reason(tmp_path, changes, reason):
@@ -83,6 +94,10 @@ def test_a_file_that_is_none_says_so(tmp_path):
         ("torchtitan benchmarks", "compile", "torch-compile"),
         ("pytorch.org/blog", "FSDP, no compile", "torch-eager"),
         ("someone's cluster", "", "unseen"),
+        ("someone's cluster", "Megatron, distributed optimizer", "nvidia"),
+        ("arXiv:2201.11990", "", "megatron-2021"),
+        ("BLOOM training README", "Megatron-DeepSpeed", "megatron-2021"),
+        ("torchao README", "compared with Megatron", "torch-compile"),
     ],
 )
 def test_the_software_is_told_from_source_and_note(tmp_path, source, note, family):
@@ -100,3 +115,47 @@ def test_interleaving_that_is_not_told_keeps_the_bubble_small(tmp_path):
     assert read_one(tmp_path, **layout).work.stages_per_rank == 4
     assert read_one(tmp_path, **layout, vpp="1").work.stages_per_rank == 1
     assert read_one(tmp_path, **layout, note="1F1B").work.stages_per_rank == 1
+
+
+def test_speed_from_the_time_of_a_step(tmp_path):
+    row = read_one(tmp_path, tok_s_gpu="", step_seconds="3.5 s")
+    assert row.step_seconds == pytest.approx(3.5)
+
+
+def test_thousands_are_read_by_what_they_count(tmp_path):
+    row = read_one(tmp_path, seq_len="4k", tok_s_gpu="9.0k")
+    assert (row.work.seq_len, row.tokens_per_second) == (4096, 9000)
+
+
+def test_column_names_may_have_capitals_and_spaces(tmp_path):
+    rows, skipped = read_published(write_csv(tmp_path, GOOD, header=HEADER.upper().replace(",", " , ")))
+    assert (len(rows), skipped) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [("H100-80GB-SXM", "H100"), ("h100 sxm", "H100"), ("A100-40GB", "A100-40GB"), ("GB200 NVL72", "GB200")],
+)
+def test_a_gpu_is_known_by_other_spellings(tmp_path, spelled, name):
+    assert read_one(tmp_path, gpu=spelled, tok_s_gpu="2000").work.cluster.gpu.name == name
+
+
+def test_megatron_on_ampere_is_that_of_its_time(tmp_path):
+    stack = read_one(tmp_path, source="a paper", note="Megatron-LM", gpu="A100-80GB", tok_s_gpu="2000").work.stack
+    assert (stack.family, stack.hides_tensor_parallel) == ("megatron-2021", False)
+
+
+def test_a_pipeline_of_deepspeed_is_not_interleaved(tmp_path):
+    layout = {"tp": "2", "pp": "4", "dp_shard": "1", "micro_batch": "1", "global_batch_seqs": "16"}
+    assert read_one(tmp_path, **layout, note="Megatron-DeepSpeed").work.stages_per_rank == 1
+
+
+def test_a_size_alone_is_given_layers_that_its_stages_divide(tmp_path):
+    layout = {"tp": "2", "pp": "4", "dp_shard": "1", "micro_batch": "1", "global_batch_seqs": "16"}
+    assert read_one(tmp_path, **layout, model="some-13B").work.shape.n_layers % 4 == 0
+
+
+def test_the_held_out_figures_are_understood():
+    rows, skipped = read_published(Path(__file__).parents[2] / "benchmarks" / "throughput_held_out.csv")
+    assert len(rows) == 56
+    assert [reason for _, reason in skipped] == ["GPU MI300X is not known"]

@@ -75,3 +75,14 @@ def test_the_bubble_shrinks_with_interleaving():
 def test_scores_go_through_memory_only_without_a_fused_kernel():
     assert amounts(work()).score_bytes == 0
     assert amounts(work(stack=STACKS["megatron-2021"])).score_bytes > 0
+
+
+def test_torch_moves_keys_of_every_query_head_and_others_those_that_there_are():
+    layout = Degrees(dp_shard=1, cp=8)
+    ours, theirs = (amounts(work(degrees=layout, stack=STACKS[name])) for name in ("puna", "torch-compile"))
+    assert theirs.cp_seconds == pytest.approx(4 * ours.cp_seconds)  # 8B has 4 query heads a key head
+
+
+def test_a_scale_from_the_values_reads_them_once_more():
+    once, twice = (amounts(work(precision="fp8", stack=STACKS[name])) for name in ("nvidia", "torch-compile"))
+    assert twice.cast_bytes == pytest.approx(1.5 * once.cast_bytes)

@@ -44,7 +44,7 @@ class Constants:
     )  # fmt: skip
 
     product_efficiency: tuple[float, ...] = (0.80, 0.72, 0.72, 0.62, 0.62, 0.45)
-    attention_efficiency: tuple[float, ...] = (0.40, 0.50, 0.25, 0.35, 0.50, 0.40)
+    attention_efficiency: tuple[float, ...] = (0.40, 0.50, 0.25, 0.31, 0.50, 0.40)
     ultra_speed: float = 1.1
     product_roofline: float = 0.5
     narrow_heads: float = 0.3
@@ -82,27 +82,27 @@ def as_code(constants: Constants) -> str:
 
 # fmt: off
 FITTED = Constants(
-    product_efficiency=(0.8175, 0.6925, 0.7078, 0.6528, 0.6024, 0.4415),
-    attention_efficiency=(0.3631, 0.5106, 0.1916, 0.3526, 0.5023, 0.3129),
+    product_efficiency=(0.8179, 0.6945, 0.7078, 0.6527, 0.6024, 0.4415),
+    attention_efficiency=(0.3637, 0.5099, 0.1917, 0.3167, 0.5021, 0.3129),
     ultra_speed=1.164,
-    product_roofline=0.595,
-    narrow_heads=0.2327,
-    fused_traffic=1.095,
-    eager_traffic=1.785,
+    product_roofline=0.5918,
+    narrow_heads=0.2322,
+    fused_traffic=1.094,
+    eager_traffic=1.779,
     cast_traffic=1.054,
-    score_traffic=0.9018,
-    host_seconds_per_layer=5.53e-05,
-    link_efficiency=0.7281,
-    network_efficiency=0.7502,
+    score_traffic=0.9026,
+    host_seconds_per_layer=5.51e-05,
+    link_efficiency=0.7282,
+    network_efficiency=0.7509,
     tensor_exposed=0.3304,
     context_exposed=0.3016,
     pipeline_exposed=0.25,
-    data_exposed=0.2063,
-    hop_seconds=1.083e-05,
+    data_exposed=0.2059,
+    hop_seconds=1.082e-05,
     optimizer_traffic=1.301,
-    step_overhead_seconds=0.0278,
-    jitter_per_doubling=0.008024,
-    family_factors=(0.9838, 1.015, 1.044, 1.018, 0.9643, 1.017),
+    step_overhead_seconds=0.02756,
+    jitter_per_doubling=0.008038,
+    family_factors=(0.9835, 1.015, 1.046, 1.018, 0.9647, 1.013),
 )
 # fmt: on
 """From `puna plan --fit` over 367 published dense configurations."""

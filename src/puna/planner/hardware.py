@@ -134,6 +134,8 @@ def find_gpu(text: str) -> Gpu:
     Raises:
         UsageError: It is none of the table.
     """
+    if re.search(r"PCI|[AH][12]00[ -]?NVL", text, re.IGNORECASE):
+        raise UsageError(f"GPU {text!r} has another clock and other links than the SXM card; it is not modelled")
     for pattern, name in _SPELLINGS:
         if re.search(rf"(?:{pattern})(?!\d)", text, re.IGNORECASE):
             return GPUS[name]

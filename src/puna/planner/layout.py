@@ -32,6 +32,11 @@ class Stack:
         fused: Elementwise operations are fused (torch.compile, TransformerEngine).
         hides_data_parallel: Gradient reduction runs beside the backward pass.
         hides_tensor_parallel: Products and their collectives are cut and overlapped (user buffers, async TP).
+        hides_context_parallel: Keys and values are passed around beside the attention that uses them.
+        expands_keys: Context parallelism moves keys and values repeated for every query head: torch's works on the
+            arguments of the attention operator, after models have repeated them.
+        scales_from_values: A cast to 8 bits first reads a tensor for its largest value (torchao), rather than taking
+            the scale from earlier steps or from small blocks.
         shards_every_micro_batch: FSDP gathers and reduces at every micro-batch, not once a step.
         gradient_bytes: Of one gradient value on the wire.
         gathers_again: Inputs of tensor-parallel products are gathered again in the backward pass, not kept whole.
@@ -44,6 +49,9 @@ class Stack:
     fused: bool = True
     hides_data_parallel: bool = True
     hides_tensor_parallel: bool = False
+    hides_context_parallel: bool = True
+    expands_keys: bool = False
+    scales_from_values: bool = False
     shards_every_micro_batch: bool = True
     gradient_bytes: int = 4
     gathers_again: bool = False
@@ -52,9 +60,15 @@ class Stack:
 
 
 STACKS: dict[str, Stack] = {
-    "puna": Stack("torch-compile", gathers_again=True, pointwise_again=True),
-    "torch-compile": Stack("torch-compile", pointwise_again=True),
-    "torch-eager": Stack("torch-eager", fused=False),
+    "puna": Stack(
+        "torch-compile", hides_context_parallel=False, scales_from_values=True, gathers_again=True, pointwise_again=True
+    ),
+    "torch-compile": Stack(
+        "torch-compile", hides_context_parallel=False, expands_keys=True, scales_from_values=True, pointwise_again=True
+    ),
+    "torch-eager": Stack(
+        "torch-eager", fused=False, hides_context_parallel=False, expands_keys=True, scales_from_values=True
+    ),
     "llm-foundry": Stack("llm-foundry", attention="flash1", fused=False, gradient_bytes=2),
     "nvidia": Stack(
         "nvidia", attention="hopper", hides_tensor_parallel=True, gradient_bytes=2, gathers_again=True, logit_bytes=8.0

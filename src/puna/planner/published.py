@@ -1,14 +1,16 @@
 """Published speeds of other people's clusters, read from a CSV of one row a configuration.
 
 Columns: source, model, n_gpus, gpu, tp, pp, vpp, cp, dp_shard, dp_replicate, seq_len, global_batch_seqs, micro_batch,
-precision, act_ckpt, tflops_per_gpu, tok_s_gpu, mfu, peak_mem_gib, note. Any of them may be missing or empty: what can
-be told from the rest is told, and a row that stays unclear is skipped with its reason.
+precision, act_ckpt, tflops_per_gpu, tok_s_gpu, mfu, peak_mem_gib, note; also step_seconds. All but model and n_gpus
+may be missing or empty: what can be told from the rest is told; a row that stays unclear is skipped with its reason.
 
-The measured speed is tokens/s where it is printed, since that needs no convention; else it comes from TFLOPS, else from
-MFU, with the FLOP convention that the note names (`full` where it names none: most projects use it).
+The measured speed is tokens/s or the step's seconds where they are printed, since these need no convention; else it
+comes from TFLOPS, else from MFU, with the FLOP convention that the note names (`full` where it names none: most
+projects use it).
 """
 
 import csv
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +20,7 @@ from puna.core.errors import ConfigError, MissingError, UsageError
 from puna.planner import memory
 from puna.planner.hardware import Cluster, Precision, find_gpu
 from puna.planner.layout import STACKS, Degrees, Recompute, Stack, Workload
-from puna.planner.shape import FlopsConvention, Shape, read_shape
+from puna.planner.shape import FlopsConvention, Shape, named_shape, read_shape
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class Published:
         return self.work.tokens / (self.tokens_per_second * self.work.cluster.n_gpus)
 
 
+_MEGATRON_2021 = r"sc21|2104\.04473|2205\.05198|2201\.11990|april2021|mt-nlg|turing|bloom|neox"
+_DEEPSPEED = r"deepspeed|2201\.11990|mt-nlg|turing|bloom|neox"
+"""Its pipeline does not interleave."""
+
+_MEGATRON = r"megatron|nemo\b|nemo[ -]|nemotron|nvidia|transformer ?engine"
+
+
 class SkipRow(Exception):  # noqa: N818 - it carries a reason, nothing failed
     """A row that cannot be used, with its reason."""
 
@@ -68,7 +77,8 @@ def read_published(path: Path) -> tuple[list[Published], list[tuple[int, str]]]:
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigError([f"{path} is not a CSV in UTF-8: {error}"]) from error
     reader = csv.DictReader(text.splitlines())
-    if missing := {"model", "n_gpus"} - set(reader.fieldnames or ()):
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    if missing := {"model", "n_gpus"} - set(reader.fieldnames):
         raise ConfigError(
             [f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)]
         )
@@ -95,13 +105,15 @@ def read_row(cells: Mapping[str, str], line: int) -> Published:
         raise SkipRow("not a dense transformer" if model else "no model")
     cluster = _cluster(cells)
     degrees = _degrees(cells, cluster.n_gpus)
-    seq_len = _number(cells, "seq_len") or 0
-    if seq_len < 1:
+    if (seq_len := _count(cells, "seq_len")) is None:
         raise SkipRow("no sequence length")
     stack = read_stack(cells)
-    micro = _number(cells, "micro_batch")
-    batch = _number(cells, "global_batch_seqs")
-    if batch is not None and batch > degrees.data_parallel and batch % degrees.data_parallel:
+    micro, batch = _count(cells, "micro_batch"), _count(cells, "global_batch_seqs")
+    if named_shape(model) is None and degrees.pp > 1:  # the size alone is told: as many layers as the stages divide
+        shape = replace(shape, n_layers=max(1, round(shape.n_layers / degrees.pp)) * degrees.pp)
+    if batch is not None and batch < degrees.data_parallel:
+        raise SkipRow("global_batch_seqs is less than the data-parallel ranks")
+    if batch is not None and batch % degrees.data_parallel:
         raise SkipRow("global_batch_seqs is no multiple of the data-parallel ranks")
     if batch is None:
         # without a batch: no accumulation, and four micro-batches a stage in a pipeline
@@ -113,8 +125,8 @@ def read_row(cells: Mapping[str, str], line: int) -> Published:
         shape=shape,
         cluster=cluster,
         degrees=degrees,
-        seq_len=int(seq_len),
-        global_batch=max(1, int(batch)),
+        seq_len=seq_len,
+        global_batch=max(1, batch),
         micro_batch=micro,
         stages_per_rank=_stages_per_rank(cells, shape, degrees, batch / degrees.data_parallel / micro),
         zero=_zero(cells, stack, degrees),
@@ -129,13 +141,24 @@ def read_row(cells: Mapping[str, str], line: int) -> Published:
 
 def _number(cells: Mapping[str, str], key: str) -> float | None:
     text = cells.get(key, "").replace(",", "").replace("_", "").lstrip("~≈<>= ")
-    match = re.match(r"\d+(\.\d+)?(e[+-]?\d+)?", text, re.IGNORECASE)
-    value = float(match.group()) if match else None
-    return value if value else None
+    match = re.match(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(k(?![a-z]))?", text, re.IGNORECASE)
+    if match is None:
+        return None
+    thousand = 1024 if key == "seq_len" else 1000  # 8k tokens of context are 8,192; 12.5k tokens/s are 12,500
+    value = float(match.group(1)) * (thousand if match.group(2) else 1)
+    return value if 0 < value < math.inf else None
+
+
+def _count(cells: Mapping[str, str], key: str) -> int | None:
+    """A number that must be whole: GPUs, degrees, sequences, tokens."""
+    value = _number(cells, key)
+    if value is not None and (value != int(value) or value > 1e12):
+        raise SkipRow(f"{key} is no whole number")
+    return None if value is None else int(value)
 
 
 def _cluster(cells: Mapping[str, str]) -> Cluster:
-    count = _number(cells, "n_gpus")
+    count = _count(cells, "n_gpus")
     if count is None:
         raise SkipRow("no number of GPUs")
     note = f"{cells.get('note', '')} {cells.get('source', '')}"
@@ -147,22 +170,22 @@ def _cluster(cells: Mapping[str, str]) -> Cluster:
     except UsageError:
         raise SkipRow(f"GPU {name or 'not given'} is not known") from None
     network = re.search(r"(\d{3,4}) ?Gb(?:ps|/s|it/s)", note)
-    return Cluster(gpu, int(count)).with_network(float(network.group(1)) if network else None)
+    return Cluster(gpu, count).with_network(float(network.group(1)) if network else None)
 
 
 def _degrees(cells: Mapping[str, str], n_gpus: int) -> Degrees:
-    tp, pp, cp = (int(_number(cells, name) or 1) for name in ("tp", "pp", "cp"))
-    shard, replicate = _number(cells, "dp_shard"), _number(cells, "dp_replicate")
+    tp, pp, cp = (_count(cells, name) or 1 for name in ("tp", "pp", "cp"))
+    shard, replicate = _count(cells, "dp_shard"), _count(cells, "dp_replicate")
     left = n_gpus // (tp * pp * cp)
     if left < 1:
         raise SkipRow("tp, pp and cp are more than the GPUs")
     if shard is None and replicate is None:
         shard, replicate = left, 1
     elif shard is None:
-        shard = max(1, left // int(replicate or 1))
+        shard = max(1, left // (replicate or 1))
     elif replicate is None:
-        replicate = max(1, left // int(shard))
-    degrees = Degrees(dp_replicate=int(replicate or 1), dp_shard=int(shard), cp=cp, tp=tp, pp=pp)
+        replicate = max(1, left // shard)
+    degrees = Degrees(dp_replicate=replicate or 1, dp_shard=shard, cp=cp, tp=tp, pp=pp)
     if degrees.world_size == n_gpus:
         return degrees
     if degrees.data_parallel == left * cp:  # the published data-parallel size counts context ranks
@@ -179,6 +202,8 @@ def _stages_per_rank(cells: Mapping[str, str], shape: Shape, degrees: Degrees, m
         return max(1, int(printed or 1))
     if "1f1b" in text and "interleav" not in text:
         return 1
+    if re.search(_DEEPSPEED, f"{text} {cells.get('source', '')}".lower()):
+        return 1
     layers = shape.n_layers
     if layers % degrees.pp and (layers + 2) % degrees.pp == 0:
         layers += 2
@@ -191,19 +216,30 @@ def read_stack(cells: Mapping[str, str]) -> Stack:
     """The software behind a row, from its source and note."""
     source, note = cells.get("source", "").lower(), cells.get("note", "").lower()
     text = f"{source} {note}"
-    if re.search(r"sc21|2104\.04473|2205\.05198|april2021", source):
+    if re.search(_MEGATRON_2021, source):
         return STACKS["megatron-2021"]
     if re.search(r"foundry|mosaic|composer|databricks", source):
         return STACKS["llm-foundry"]
     if "nanotron" in source or "ultrascale" in source:
         return STACKS["nanotron"]
-    if re.search(r"megatron|nemo\b|nvidia|transformerengine", source):
-        return STACKS["nvidia"]
-    if re.search(r"torchtitan|fms|pytorch|fsdp|olmo|lingua|torch\b", text):
-        if re.search(r"no compile|without compile|eager", note):
-            return STACKS["torch-eager"]
-        return replace(STACKS["torch-compile"], hides_tensor_parallel="async" in text)
-    return STACKS["unseen"]
+    if re.search(r"torchtitan|torchao|fms|pytorch|olmo|lingua", source):
+        return _torch(text, note)
+    if re.search(_MEGATRON, f"{text} {cells.get('model', '').lower()}"):
+        return _megatron(cells.get("gpu", ""))
+    return _torch(text, note) if re.search(r"fsdp|torch", text) else STACKS["unseen"]
+
+
+def _torch(text: str, note: str) -> Stack:
+    if re.search(r"no compile|without compile|eager", note):
+        return STACKS["torch-eager"]
+    return replace(STACKS["torch-compile"], hides_tensor_parallel="async" in text)
+
+
+def _megatron(gpu: str) -> Stack:
+    """Megatron on Ampere is of before TransformerEngine: it hides gradients, not tensor parallelism."""
+    if re.search(r"[av]100|a800", gpu, re.IGNORECASE):
+        return replace(STACKS["megatron-2021"], attention="flash1", hides_data_parallel=True)
+    return STACKS["nvidia"]
 
 
 def _micro_batch(stack: Stack, degrees: Degrees, sequences: float, seq_len: float) -> float:
@@ -291,11 +327,15 @@ def _tokens_per_second(cells: Mapping[str, str], shape: Shape, work: Workload) -
 
 
 def _speed(cells: Mapping[str, str], shape: Shape, work: Workload) -> float:
-    for key in ("tok_s_gpu", "tflops_per_gpu", "mfu"):
+    for key in ("tok_s_gpu", "step_seconds", "tflops_per_gpu", "mfu"):
         if cells.get(key) and _number(cells, key) is None:
             raise SkipRow(f"{key} is no positive number")
     if (printed := _number(cells, "tok_s_gpu")) is not None:
         return printed
+    if (seconds := _number(cells, "step_seconds")) is not None:
+        if _number(cells, "global_batch_seqs") is None:
+            raise SkipRow("step_seconds without global_batch_seqs says no speed")
+        return work.tokens / seconds / work.cluster.n_gpus
     convention = read_convention(cells)
     flops = shape.flops_per_token(work.seq_len, convention=convention)
     if (tflops := _number(cells, "tflops_per_gpu")) is not None:
@@ -303,4 +343,4 @@ def _speed(cells: Mapping[str, str], shape: Shape, work: Workload) -> float:
     if (mfu := _number(cells, "mfu")) is not None:
         mfu = mfu / 100 if mfu > 1.5 else mfu
         return mfu * work.cluster.gpu.bf16_flops / shape.flops_per_token(work.seq_len, convention=convention)
-    raise SkipRow("no speed: neither tok_s_gpu, tflops_per_gpu nor mfu")
+    raise SkipRow("no speed: neither tok_s_gpu, step_seconds, tflops_per_gpu nor mfu")

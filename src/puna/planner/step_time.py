@@ -38,6 +38,7 @@ class Row:
         fused: 1 or 0.
         hides_dp: 1 or 0.
         hides_tp: 1 or 0.
+        hides_cp: 1 or 0.
         family: Index of the family, -1 for an unseen one.
     """
 
@@ -52,6 +53,7 @@ class Row:
     fused: Any
     hides_dp: Any
     hides_tp: Any
+    hides_cp: Any
     family: Any
 
 
@@ -122,6 +124,7 @@ def row(work: Workload) -> Row:
         fused=float(stack.fused),
         hides_dp=float(stack.hides_data_parallel),
         hides_tp=float(stack.hides_tensor_parallel),
+        hides_cp=float(stack.hides_context_parallel),
         family=Constants.FAMILIES.index(stack.family) if stack.family in Constants.FAMILIES else -1,
     )
 
@@ -163,7 +166,7 @@ def breakdown(given: Row, k: Constants) -> Breakdown:
     compute = products + head + again + attention + elementwise + host
 
     tensor = a.tp_seconds / k.link_efficiency * np.where(given.hides_tp > 0, k.tensor_exposed, 1.0)
-    context = a.cp_seconds / k.network_efficiency * k.context_exposed
+    context = a.cp_seconds / k.network_efficiency * np.where(given.hides_cp > 0, k.context_exposed, 1.0)
     pipeline = a.pp_seconds / k.network_efficiency * k.pipeline_exposed
     wire = a.fsdp_seconds / k.network_efficiency + a.fsdp_hops * k.hop_seconds
     data = _exposed(wire, compute, k.data_exposed)

@@ -176,9 +176,10 @@ def _block_bytes(work: Workload, tokens: float) -> float:
 
 
 def _cast_bytes(work: Workload, tokens: float) -> float:
-    """Reading 2 bytes and writing 1 twice (a copy and its transpose) for every operand."""
+    """Reading 2 bytes and writing 1 twice (a copy and its transpose) for every operand; and 2 for the largest value."""
     shape, tp = work.shape, work.degrees.tp
-    return 4 * tokens * (2 * shape.dim + (shape.query_dim + shape.ffn_dim) / tp)
+    each = 6 if work.stack.scales_from_values else 4
+    return each * tokens * (2 * shape.dim + (shape.query_dim + shape.ffn_dim) / tp)
 
 
 def _bandwidth(work: Workload, inner: int, group: int) -> float:
@@ -199,7 +200,8 @@ def _tensor_seconds(work: Workload, tokens: float) -> float:
 def _context_seconds(work: Workload) -> float:
     """One gather of keys and values over the whole sequence."""
     degrees, shape = work.degrees, work.shape
-    keys = work.micro_batch * work.seq_len * 2 * max(shape.kv_dim / degrees.tp, shape.head_width) * 2
+    width = shape.query_dim if work.stack.expands_keys else shape.kv_dim
+    keys = work.micro_batch * work.seq_len * 2 * max(width / degrees.tp, shape.head_width) * 2
     return (degrees.cp - 1) / degrees.cp * keys / _bandwidth(work, degrees.tp, degrees.cp)
 
 
