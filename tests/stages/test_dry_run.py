@@ -113,3 +113,18 @@ def test_options_of_a_large_run_without_one_are_refused(capfd):
     for words in (["--gpu", "A100"], ["--failures", "1e-5", "--json"]):
         assert main.run(["train", "demo/pretrain", "--dry-run", *words]) == 2
         assert "--world-size" in capfd.readouterr().err
+
+
+def test_a_plan_of_many_processes_says_nothing_of_this_machine(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main.run(["train", "llama3-405b", "--dry-run"])
+    text = capsys.readouterr().out
+    assert "add --world-size 16384" in text
+    assert "time, about" not in text and "GFLOP/s" not in text
+
+
+def test_a_degree_that_cannot_be_is_explained_by_the_model_and_by_the_number_of_processes(capsys):
+    assert main.run(["train", "llama3-8b", "parallel.tp=3", "--dry-run", "--world-size", "8"]) == 2
+    text = " ".join(capsys.readouterr().err.split())
+    assert "parallel.tp=3 does not divide the 8 kv heads" in text and "nearest that does: 2" in text
+    assert "8 processes cannot be divided" in text and "or start 24 processes" in text

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from puna.core.errors import ConfigError
 from puna.model.config import SIZES
-from puna.train.parallel_config import ParallelConfig, Work, check, problems
+from puna.train.parallel_config import ParallelConfig, Work, check, degree_problems, problems
 
 WORK = Work(rows=16, sequence_length=8192, accumulation=16)
 
@@ -30,6 +30,23 @@ def test_degrees_that_do_not_multiply_to_the_world_are_refused_with_numbers():
         ParallelConfig(tp=2, dp_shard=2).resolve(8)
 
 
+def test_what_cannot_be_is_told_with_the_nearest_that_can():
+    with pytest.raises(ConfigError, match=r"nearest 2 and 4; or start 6 or 9 processes"):
+        ParallelConfig(tp=3, dp_shard=-1).resolve(8)
+    with pytest.raises(ConfigError, match=r"3 does not divide them.*nearest 2 and 4"):
+        ParallelConfig(tp=3).resolve(8)
+    with pytest.raises(ConfigError, match=r"parallel.dp_shard=-1"):
+        ParallelConfig(tp=2).resolve(8)
+    (text,) = problems(ParallelConfig(tp=3, dp_shard=8), SIZES["8B"], Work(16, 8192, 1))
+    assert "does not divide the 8 kv heads and the 14336 columns" in text
+    assert "The nearest that does: 2; all that do: 1, 2, 4, 8." in text
+
+
+def test_degrees_are_held_against_the_model_before_the_rest_is_known():
+    assert degree_problems(ParallelConfig(tp=3, dp_shard=-1), SIZES["8B"])
+    assert not degree_problems(ParallelConfig(tp=8, dp_shard=-1), SIZES["8B"])
+
+
 @pytest.mark.parametrize("bad", [{"tp": 0}, {"tp": -1, "dp_shard": -1}, {"tp": -2}, {"schedule": "2f2b"}])
 def test_settings_that_mean_nothing_are_refused(bad):
     with pytest.raises(ValidationError):
@@ -40,7 +57,7 @@ def test_every_reason_is_told_at_once():
     layout = ParallelConfig(tp=16, pp=3, dp_shard=7, schedule="zbv", recompute="full", float8="rowwise")
     found = problems(layout, SIZES["3B"], Work(rows=16, sequence_length=8191, accumulation=2))
     text = "\n".join(found)
-    for part in ("kv heads 8", "dim 3072", "data.rows 16", "untied head", "do not fill", "two halves", "float8"):
+    for part in ("8 kv heads", "dim 3072", "data.rows 16", "untied head", "do not fill", "two halves", "float8"):
         assert part in text, (part, text)
     with pytest.raises(ConfigError, match=f"{len(found)} problems"):
         check(layout, SIZES["3B"], Work(rows=16, sequence_length=8191, accumulation=2))

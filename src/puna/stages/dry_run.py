@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puna.core import console
-from puna.core.errors import UsageError
+from puna.core.errors import ConfigError, UsageError
 from puna.model.config import ModelConfig
 from puna.planner import goodput
 from puna.planner.estimate import Estimate, estimate
@@ -23,7 +23,7 @@ from puna.planner.shape import from_config
 from puna.stages.planning import PROVENANCE, STORAGE_BYTES_PER_SECOND
 from puna.stages.pretrain import PretrainRecipe, ramp_of, shape_of
 from puna.stages.stage import PlanRow
-from puna.train.parallel_config import ParallelConfig, Work, check
+from puna.train.parallel_config import IMPOSSIBLE, ParallelConfig, Work, check, degree_problems
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
         UsageError: It does not fit the card's memory.
     """
     shape, data = shape_of(recipe), recipe.data
-    layout = recipe.parallel.resolve(world_size)
+    layout = _resolved(recipe.parallel, shape, world_size)
     works = [Work(data.rows, data.sequence_length, n, "cuda") for n in ramp_of(recipe).batches]
     for work in works:
         check(layout, shape, work)
@@ -71,6 +71,14 @@ def dry_run(recipe: PretrainRecipe, *, world_size: int, gpu: str, failures: floa
             f"this layout needs {console.short_bytes(total)} on its first rank, a {load.cluster.gpu.name} has "
             f"{console.short_bytes(limit)}. " + result["nearest"]
         )
+
+
+def _resolved(parallel: ParallelConfig, shape: ModelConfig, world_size: int) -> ParallelConfig:
+    """The layout with every degree known; what the model says against the degrees is told with what the number says."""
+    try:
+        return parallel.resolve(world_size)
+    except ConfigError as error:
+        raise ConfigError([*degree_problems(parallel, shape), *error.problems], title=IMPOSSIBLE) from error
 
 
 def figures(
@@ -123,7 +131,7 @@ def check_memory(recipe: PretrainRecipe, *, world_size: int, gpu: str) -> None:
         UsageError: It does not fit the card's memory.
     """
     shape, data = shape_of(recipe), recipe.data
-    layout = recipe.parallel.resolve(world_size)
+    layout = _resolved(recipe.parallel, shape, world_size)
     for n in ramp_of(recipe).batches:
         work = Work(data.rows, data.sequence_length, n, "cuda")
         check(layout, shape, work)

@@ -1,5 +1,6 @@
 """`puna train`: shards in, a base model out; from scratch, or on from any Llama checkpoint."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from pydantic import Field, model_validator
 
 from puna.core import console
 from puna.core.config import Config
+from puna.core.errors import ConfigError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.data.mix import MixConfig, Mixed, resolve_mix
@@ -26,7 +28,7 @@ from puna.stages.training import (
     refuse_layout,
 )
 from puna.train.config import TrainConfig
-from puna.train.parallel_config import ParallelConfig
+from puna.train.parallel_config import AXES, IMPOSSIBLE, ParallelConfig, degree_problems
 from puna.train.ramp import BatchPhase, Ramp, resolve_ramp
 
 
@@ -135,6 +137,8 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
         tokens=ramp.tokens_at(recipe.train.steps),
         adapter=recipe.adapter,
     )
+    if not recipe.parallel.is_single:
+        rows = [*(row for row in rows if row[0] not in _OF_ONE_PROCESS), _many_row(recipe.parallel, shape)]
     if not recipe.ramp:
         return rows
     phases = zip(ramp.starts, ramp.batches, ramp.lengths, strict=True)
@@ -145,6 +149,22 @@ def plan(recipe: PretrainRecipe) -> Sequence[PlanRow]:
             for start, n, length in phases
         ),
     ]
+
+
+_OF_ONE_PROCESS = ("memory, about", "memory to save behind", "time, about")
+
+
+def _many_row(parallel: ParallelConfig, shape: ModelConfig) -> PlanRow:
+    """Where the memory and time of many processes are told: this machine's would say nothing.
+
+    Raises:
+        ConfigError: The model forbids a degree.
+    """
+    if found := degree_problems(parallel, shape):
+        raise ConfigError(found, title=IMPOSSIBLE)
+    known = math.prod(max(1, getattr(parallel, axis)) for axis in AXES)
+    size = f"N, a multiple of {known}" if any(getattr(parallel, axis) == -1 for axis in AXES) else f"{known}"
+    return "memory and time", f"of many processes, not of this machine: add --world-size {size}"
 
 
 def mix_of(recipe: PretrainRecipe, sets: Sequence[ShardSet]) -> Mixed | None:
@@ -182,7 +202,6 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     """Train to the end of the recipe."""
     from puna.checkpoint.card import Card
     from puna.checkpoint.format import load_config, load_tokenizer
-    from puna.core.errors import ConfigError
     from puna.data.loader import PackedLoader
     from puna.tokenizer.bpe import Tokenizer
     from puna.train.loop import train

@@ -20,6 +20,8 @@ from puna.model.config import ModelConfig
 AXES = ("pp", "dp_replicate", "dp_shard", "cp", "tp")
 """Outermost first: tp neighbours are neighbouring ranks."""
 
+IMPOSSIBLE = "this layout cannot be used"
+
 Schedule = Literal["1f1b", "gpipe", "interleaved", "zero-bubble", "zbv"]
 
 
@@ -91,11 +93,20 @@ class ParallelConfig(Config):
         if not rest and known == world_size:
             return self
         if rest:
-            text = f"{world_size} processes cannot be divided by {product} = {known} to leave a whole {rest[0]}"
+            text = (
+                f"{world_size} processes cannot be divided by {product} = {known} to leave a whole {rest[0]}. "
+                f"{_divisors_hint(known, world_size)}"
+            )
+        elif world_size % known:
+            text = (
+                f"{product} = {known} processes are asked for, there are {world_size}, and {known} does not divide "
+                f"them. {_divisors_hint(known, world_size)}"
+            )
         else:
             text = (
                 f"{product} = {known} processes are asked for, there are {world_size}. Start {known} "
-                f"(torchrun --nproc-per-node, --nnodes), or set one degree to -1 to take what is left"
+                f"(torchrun --nproc-per-node, --nnodes), or set one degree to -1 to take what is left, for example "
+                f"parallel.dp_shard={-1 if self.dp_shard == 1 else world_size // known * self.dp_shard}"
             )
         raise ConfigError([f"parallel: {text}"])
 
@@ -172,9 +183,10 @@ def problems(config: ParallelConfig, model: ModelConfig, work: Work) -> list[str
         model: The model's shape.
         work: Batches and device.
     """
+    tensor = _tensor_problems(config, model)
     return [
-        *_tensor_problems(config, model),
-        *_token_problems(config, work),
+        *tensor,
+        *_token_problems(config, work, told=bool(tensor)),
         *_pipeline_problems(config, model, work),
         *_choice_problems(config, work),
     ]
@@ -188,7 +200,23 @@ def check(config: ParallelConfig, model: ModelConfig, work: Work) -> None:
     """
     found = problems(config, model, work)
     if found:
-        raise ConfigError(found, title="this layout cannot be used")
+        raise ConfigError(found, title=IMPOSSIBLE)
+
+
+def degree_problems(config: ParallelConfig, model: ModelConfig) -> list[str]:
+    """What is wrong with the degrees for a model, as far as they are known: before the number of processes is."""
+    return _tensor_problems(config, model)
+
+
+def _divisors_hint(asked: int, world_size: int) -> str:
+    """The nearest products and numbers of processes that go together."""
+    fitting = [n for n in range(1, world_size + 1) if world_size % n == 0]
+    near = sorted(sorted(fitting, key=lambda n: abs(n - asked))[:2])
+    starts = [n for n in (world_size // asked * asked, -(-world_size // asked) * asked) if n]
+    return (
+        f"Degrees whose product divides {world_size}: nearest {' and '.join(map(str, near))}; or start "
+        f"{' or '.join(map(str, dict.fromkeys(starts)))} processes"
+    )
 
 
 def _divides(value: int, what: str, degree: int, axis: str, hint: str) -> Sequence[str]:
@@ -198,10 +226,15 @@ def _divides(value: int, what: str, degree: int, axis: str, hint: str) -> Sequen
 
 
 def _tensor_problems(config: ParallelConfig, model: ModelConfig) -> list[str]:
-    found = [
-        *_divides(model.n_kv_heads, "the kv heads", config.tp, "tp", "Whole heads are dealt out; use a smaller tp."),
-        *_divides(model.ffn_dim, "ffn_dim", config.tp, "tp", "Use a smaller tp."),
-    ]
+    found, tp = [], config.tp
+    shared = {"kv heads": model.n_kv_heads, "columns of the feed-forward": model.ffn_dim}
+    if broken := [f"the {n} {what}" for what, n in shared.items() if tp > 1 and n % tp]:
+        fitting = [n for n in range(1, model.n_kv_heads + 1) if not any(size % n for size in shared.values())]
+        near = min(fitting, key=lambda n: (abs(n - tp), n))
+        found.append(
+            f"parallel.tp={tp} does not divide {' and '.join(broken)}, which are dealt out whole. The nearest that "
+            f"does: {near}; all that do: {', '.join(map(str, fitting))}."
+        )
     if config.shard_ranks > 1 and model.dim % config.shard_ranks:
         found.append(
             f"parallel.dp_shard x cp = {config.shard_ranks} must divide dim {model.dim}, which is what is sharded. "
@@ -210,7 +243,8 @@ def _tensor_problems(config: ParallelConfig, model: ModelConfig) -> list[str]:
     return found
 
 
-def _token_problems(config: ParallelConfig, work: Work) -> list[str]:
+def _token_problems(config: ParallelConfig, work: Work, *, told: bool) -> list[str]:
+    """`told`: the degree of tp is refused already, so how it cuts tokens does not matter."""
     found = list(
         _divides(
             work.rows,
@@ -220,7 +254,7 @@ def _token_problems(config: ParallelConfig, work: Work) -> list[str]:
             "Rows are dealt out; change data.rows.",
         )
     )
-    if work.rows % config.data_ranks == 0:
+    if work.rows % config.data_ranks == 0 and not told:
         tokens = work.rows // config.data_ranks * work.sequence_length
         parts = config.cp * config.tp * (2 if config.cp > 1 else 1)
         if parts > 1 and tokens % parts:
