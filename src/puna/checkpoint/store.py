@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from puna.checkpoint import whole
 from puna.checkpoint.card import Card
@@ -52,6 +52,9 @@ _VERSION = 2
 _FAILURES_IN_A_ROW = 3
 
 Asynchronous = Literal["auto", "always", "never"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -371,6 +374,11 @@ class CheckpointStore:
             )
         self._finder.bring_all(self.path(step))
         return export_together(self.path(step), out, ranks=self._ranks, card=card, max_shard_bytes=max_shard_bytes)
+
+    def by_the_first(self, work: Callable[[], T]) -> T:
+        """Do something on rank 0 alone and give every rank its result; an error is raised on all. Collective."""
+        ranks = self._ranks
+        return ranks.gather(ranks.together(lambda: work() if ranks.is_first else None))[0]  # pyright: ignore[reportReturnType]
 
     def values(self, path: Path) -> dict[str, Any]:
         """The JSON values of a checkpoint."""

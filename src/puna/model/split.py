@@ -118,7 +118,7 @@ def tensor_part(name: str, config: ModelConfig, split: Split) -> tuple[int, list
     Returns:
         The dimension that is dealt out and the slices held along it, in order; None when every process holds all of it.
     """
-    if name.endswith("norm.weight"):
+    if name.endswith(("norm.weight", "score.weight")):
         return None
     if name in ("embedding.weight", "head.weight"):
         return 0, [split.vocab_rows(config)]
@@ -143,6 +143,8 @@ def whole_shape(name: str, config: ModelConfig) -> tuple[int, ...]:
         return (config.dim,)
     if name in ("embedding.weight", "head.weight"):
         return config.vocab_size, config.dim
+    if name == "score.weight":
+        return 1, config.dim
     query, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     return {
         "attention.qkv.weight": (query + 2 * kv, config.dim),

@@ -45,7 +45,7 @@ class DpoConfig(Config):
     """How pairs become batches and a loss."""
 
     rows: int = Field(default=4, ge=1)
-    """Rows of a batch on each process."""
+    """Rows of a batch over all processes."""
     sequence_length: int = Field(default=4096, ge=4)
     """Tokens of a row; a prompt with both its answers must fit."""
     window: int = Field(default=4096, ge=1)

@@ -12,6 +12,7 @@ Shapes: P pairs of a batch.
 import hashlib
 import io
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,32 @@ from puna.post.dpo import DpoConfig, answer_sums
 from puna.post.packing import best_fit_decreasing
 from puna.post.pairs import EncodedPairs, pack_pairs
 
+
+class DataRanks(Protocol):
+    """What is asked of the other processes of a run."""
+
+    config: Any
+
+    @property
+    def data_rank(self) -> int:
+        """Which share this process has, of `config.data_ranks`."""
+        ...
+
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process writes the run folder."""
+        ...
+
+    def add_up(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all processes."""
+        ...
+
+
 _VERSION = 1  # raise it when the sums are computed in another way
 
 
@@ -33,32 +60,42 @@ def cache_key(pairs: EncodedPairs, *, model_fingerprint: str, tokenizer_fingerpr
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def reference_sums(model: Transformer, pairs: EncodedPairs, config: DpoConfig, *, pad: int) -> NDArray[np.float32]:
-    """Runs the reference over all pairs.
+def reference_sums(
+    model: Transformer, pairs: EncodedPairs, config: DpoConfig, *, pad: int, ranks: DataRanks | None = None
+) -> NDArray[np.float32]:
+    """Runs the reference over all pairs, dealt out over the processes.
 
     Args:
         model: the reference.
         pairs: the data set.
         config: size of a batch.
         pad: token id of the padding.
+        ranks: the other processes.
 
     Returns:
         `[pairs, 2]` log probabilities summed over the counted targets, chosen and rejected, in nats.
     """
     sums = np.zeros((len(pairs.answers), 2), dtype=np.float32)
     rows = best_fit_decreasing(pairs.lengths.tolist(), config.sequence_length)
+    world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
+    starts = range(0, len(rows), config.rows)
     with torch.no_grad(), console.progress("reference", total=len(pairs.answers), unit="pairs") as progress:
-        for start in range(0, len(rows), config.rows):
+        for turn in range(
+            0, len(starts), world
+        ):  # all processes run a batch at each turn: shards are gathered together
+            mine = min(turn + rank, len(starts) - 1)
             batch = pack_pairs(
                 pairs,
-                rows[start : start + config.rows],
+                rows[starts[mine] : starts[mine] + config.rows],
                 sequence_length=config.sequence_length,
                 pad=pad,
                 reference=None,
             )
-            sums[batch.pairs] = answer_sums(model, batch).contrast.cpu().numpy()
-            progress.advance(batch.n_pairs)
-    return sums
+            found = answer_sums(model, batch).contrast.cpu().numpy()
+            if mine == turn + rank:
+                sums[batch.pairs] = found
+            progress.advance(batch.n_pairs * min(world, len(starts) - turn))
+    return sums if ranks is None else ranks.add_up(torch.from_numpy(sums)).numpy()
 
 
 def cached_reference(
@@ -70,6 +107,7 @@ def cached_reference(
     model_fingerprint: str,
     tokenizer_fingerprint: str,
     folder: Path | str,
+    ranks: DataRanks | None = None,
 ) -> NDArray[np.float32]:
     """The reference's sums, from the folder when it has them.
 
@@ -80,7 +118,8 @@ def cached_reference(
         pad: token id of the padding.
         model_fingerprint: content hash of the reference's checkpoint.
         tokenizer_fingerprint: content hash of the tokenizer.
-        folder: where sums are kept.
+        folder: where sums are kept; the same of all processes.
+        ranks: the other processes of the run.
 
     Returns:
         `[pairs, 2]` log probabilities summed over the counted targets, chosen and rejected, in nats.
@@ -88,10 +127,14 @@ def cached_reference(
     key = cache_key(pairs, model_fingerprint=model_fingerprint, tokenizer_fingerprint=tokenizer_fingerprint)
     path = Path(folder) / f"reference-{key[:16]}.sums"
     kept = _read(path, key, len(pairs.answers))
+    if ranks is not None and int(ranks.add_up(torch.full((1,), float(kept is not None)))) < ranks.processes:
+        kept = None  # not all processes have them
     if kept is not None:
         console.say(f"reference log probabilities of {len(pairs.answers)} pairs found in {path}")
         return kept
-    sums = reference_sums(model, pairs, config, pad=pad)
+    sums = reference_sums(model, pairs, config, pad=pad, ranks=ranks)
+    if ranks is not None and not ranks.speaks:
+        return sums
     buffer = io.BytesIO()
     np.save(buffer, sums, allow_pickle=False)
     with atomic_open(path, "wb") as file:

@@ -26,6 +26,7 @@ from torch import Tensor
 from puna.core import console
 from puna.core.config import Config
 from puna.core.dialog import Dialog, Message
+from puna.model.config import ModelConfig
 from puna.model.layout import DocumentLayout
 from puna.model.transformer import Transformer
 from puna.post.packing import RowStream, best_fit_decreasing
@@ -42,7 +43,7 @@ class RewardConfig(Config):
     """How rankings become batches and a loss."""
 
     rows: int = Field(default=4, ge=1)
-    """Rows of a batch on each process."""
+    """Rows of a batch over all processes."""
     sequence_length: int = Field(default=4096, ge=4)
     """Tokens of a row; a prompt with all its answers must fit."""
     window: int = Field(default=4096, ge=1)
@@ -221,25 +222,34 @@ def forest_flops(model: Transformer, forest: Forest, *, n_targets: int) -> float
     return packed_flops(model.config, forest.lengths, n_targets=n_targets, stem_lengths=stem_lengths)
 
 
+def scorer_shape(shape: ModelConfig) -> ModelConfig:
+    """The shape of a reward model with the trunk of a language model."""
+    return shape.model_copy(update={"head": "score", "tie_embeddings": False})
+
+
+def first_score(dim: int, *, seed: int) -> Float[Tensor, "1 D"]:
+    """The first weights of a score head, with standard deviation (D + 1)^(-1/2): first scores spread by about one.
+
+    Source: Stiennon et al. 2020, arXiv:2009.01325, appendix B.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, dim, generator=generator) * (dim + 1) ** -0.5
+
+
 def with_score_head(model: Transformer, *, seed: int = 0) -> Transformer:
     """A reward or value model with the trunk of a language model: its weights move, its head is left behind.
-
-    The score head starts at standard deviation (D + 1)^(-1/2): scores of first answers then spread by about one.
 
     Args:
         model: A language model, or a reward model, which comes back as it is. It must not be used any more.
         seed: Of the score head.
-
-    Source: Stiennon et al. 2020, arXiv:2009.01325, appendix B (first weights of the head).
     """
     if model.config.head == "score":
         return model
-    config = model.config.model_copy(update={"head": "score", "tie_embeddings": False})
+    config = scorer_shape(model.config)
     with torch.device("meta"):
         scorer = Transformer(config)
     state = {name: tensor for name, tensor in model.state_dict().items() if name != "head.weight"}
-    generator = torch.Generator().manual_seed(seed)
-    weight_1D = torch.randn(1, config.dim, generator=generator) * (config.dim + 1) ** -0.5
+    weight_1D = first_score(config.dim, seed=seed)
     scorer.load_state_dict(state | {"score.weight": weight_1D.to(next(model.parameters()))}, assign=True)
     return scorer.requires_grad_()
 

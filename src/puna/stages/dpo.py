@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from puna.core import console
 from puna.core.files import fingerprint
@@ -11,8 +11,23 @@ from puna.core.run_folder import RunFolder
 from puna.model.adapter_config import AdapterConfig
 from puna.post.dpo import DpoConfig
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.stages.training import NEUTRAL, adapted_model, check_context, cost_rows, load_start
+from puna.stages.training import (
+    NEUTRAL,
+    adapted_model,
+    check_context,
+    check_layout,
+    cost_rows,
+    first_model,
+    language_model,
+    meet,
+    prepare_alone,
+    replicate,
+    rows_alone,
+    share_of,
+    whole_copies,
+)
 from puna.train.config import TrainConfig
+from puna.train.parallel_config import ParallelConfig
 
 
 class DpoRecipe(StageRecipe):
@@ -28,6 +43,15 @@ class DpoRecipe(StageRecipe):
     """Train an adapter instead of the weights, an [adapter] table; none trains all weights."""
     train: TrainConfig = TrainConfig()
     """The training loop."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How processes share the work, by rows and shards; torchrun starts them."""
+
+    @model_validator(mode="after")
+    def _has_a_layout_that_can_be(self) -> "DpoRecipe":
+        if self.adapter is not None:
+            whole_copies(self.parallel, "an adapter")
+        rows_alone(self.parallel, "dpo")
+        return self
 
 
 def inputs(recipe: DpoRecipe) -> Mapping[str, Path]:
@@ -55,18 +79,26 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     from puna.post.preference_rows import read_preferences
     from puna.post.reference import cached_reference
     from puna.train.loop import train
+    from puna.train.machine import choose_machine
 
     settings = recipe.data
     preferences = read_preferences(recipe.pairs)
+    shape, tokenizer = language_model(recipe.start_from), load_tokenizer(recipe.start_from)
+    length = settings.sequence_length
+    check_context(shape, length)
     if recipe.adapter is None:
-        model, shape, tokenizer = load_start(recipe.start_from)
+        ranks = meet(recipe.parallel, recipe.train, shape, rows=settings.rows, sequence_length=length)
+        model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
+        if ranks is None:
+            prepare_alone(model, recipe.parallel)
     else:
-        model, tokenizer = (
-            adapted_model(recipe.start_from, recipe.adapter, recipe.train),
-            load_tokenizer(recipe.start_from),
-        )
-        shape = model.config
-    check_context(shape, recipe.data.sequence_length)
+        layout = check_layout(recipe.parallel, recipe.train, shape, rows=settings.rows, sequence_length=length)
+        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+        ranks = replicate(model, layout, recipe.train)
+    if ranks is None:
+        model.to(choose_machine(recipe.train.device, recipe.train.precision).device)  # the reference runs before
+    share = share_of(ranks)
+    settings = settings.model_copy(update={"rows": settings.rows // share["world"]})
     pairs = encode_pairs(
         preferences,
         tokenizer,
@@ -88,14 +120,16 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
                 model_fingerprint=fingerprint(recipe.start_from) + packing,
                 tokenizer_fingerprint=tokenizer.fingerprint,
                 folder=folder.work,
+                ranks=ranks,
             )
     train(
         model,
         loss=dpo_loss(settings, pairs=pairs),
-        batches=DpoBatches(pairs, settings, pad=pad, reference=reference),
+        batches=DpoBatches(pairs, settings, pad=pad, reference=reference, **share),
         config=recipe.train,
         run=folder,
         tokenizer=tokenizer,
+        ranks=ranks,
         card=Card(
             name=recipe.name or "dpo",
             made_by="direct preference optimization",
@@ -104,4 +138,6 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
     )
 
 
-STAGE = Stage(verb="dpo", recipe=DpoRecipe, inputs=inputs, plan=plan, run=run, neutral=NEUTRAL)
+STAGE = Stage(
+    verb="dpo", recipe=DpoRecipe, inputs=inputs, plan=plan, run=run, neutral=(*NEUTRAL, "parallel"), on_many=True
+)

@@ -21,11 +21,14 @@ from puna.stages.training import (
     NEUTRAL,
     adapted_model,
     check_context,
+    check_layout,
     cost_rows,
     first_model,
     meet,
     prepare_alone,
-    refuse_layout,
+    replicate,
+    share_of,
+    whole_copies,
 )
 from puna.train.config import TrainConfig
 from puna.train.parallel_config import AXES, IMPOSSIBLE, ParallelConfig, degree_problems
@@ -91,7 +94,8 @@ class PretrainRecipe(StageRecipe):
             raise ValueError("context is for a continued model; a new one has model.max_seq_len and model.rope_scaling")
         if self.adapter is not None and (self.start_from is None or self.context != ContextChoice()):
             raise ValueError("an adapter needs start_from, and keeps its base's context: leave [context] out")
-        refuse_layout(self.parallel, self.adapter)
+        if self.adapter is not None:
+            whole_copies(self.parallel, "an adapter")
         return self
 
 
@@ -215,20 +219,24 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         tokenizer = Tokenizer.load(recipe.tokenizer)
         shape = recipe.model.resolve(vocab_size=tokenizer.vocab_size)
     data, ramp = recipe.data, ramp_of(recipe)
-    ranks = meet(
-        recipe.parallel,
-        recipe.train,
-        shape,
-        rows=data.rows,
-        sequence_length=data.sequence_length,
-        accumulations=ramp.batches,
-    )
     if recipe.adapter is not None and recipe.start_from is not None:
+        layout = check_layout(
+            recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length
+        )
         model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+        ranks = replicate(model, layout, recipe.train)
     else:
+        ranks = meet(
+            recipe.parallel,
+            recipe.train,
+            shape,
+            rows=data.rows,
+            sequence_length=data.sequence_length,
+            accumulations=ramp.batches,
+        )
         model = first_model(shape, recipe.start_from, seed=recipe.model.init_seed, ranks=ranks)
-    if ranks is None:
-        prepare_alone(model, recipe.parallel)
+        if ranks is None:
+            prepare_alone(model, recipe.parallel)
     check_context(shape, recipe.data.sequence_length)
     sets = [ShardSet.open(path, verify="full" if data.verify else "sizes") for path in data.shards]
     strange = [str(path) for path, s in zip(data.shards, sets, strict=True) if s.tokenizer != tokenizer.fingerprint]
@@ -246,8 +254,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
             rows=data.rows,
             sequence_length=data.sequence_length,
             seed=data.seed,
-            rank=ranks.data_rank if ranks else 0,
-            world=ranks.config.data_ranks if ranks else 1,
+            **share_of(ranks),
             split="held_out" if split == "held_out" else "train",
             window_rows=data.window_rows,
         )

@@ -21,12 +21,15 @@ from puna.stages.training import (
     NEUTRAL,
     adapted_model,
     check_context,
+    check_layout,
     cost_rows,
     first_model,
     load_start,
     meet,
     prepare_alone,
-    refuse_layout,
+    replicate,
+    share_of,
+    whole_copies,
 )
 from puna.tokenizer.bpe import Tokenizer
 from puna.train.config import TrainConfig
@@ -62,12 +65,20 @@ class SftRecipe(StageRecipe):
     def _has_dialogs(self) -> "SftRecipe":
         if not self.dialogs and self.exercises is None:
             raise ValueError("give dialogs = [files] or an [exercises] table: there is nothing to learn from")
-        refuse_layout(self.parallel, self.adapter)
-        if self.quantization is not None and (self.adapter is not None or not self.parallel.is_single):
-            raise ValueError("quantization is for one process, and trains all weights: leave [adapter] out")
-        if self.distill is not None and (self.data.neftune_alpha or not self.parallel.is_single):
-            raise ValueError("distill is for one process and without neftune_alpha")
+        if self.quantization is not None and self.adapter is not None:
+            raise ValueError("quantization trains all weights: leave [adapter] out")
+        if self.distill is not None and self.data.neftune_alpha:
+            raise ValueError("distill is without neftune_alpha")
+        if what := self.trained_whole:
+            whole_copies(self.parallel, what)
         return self
+
+    @property
+    def trained_whole(self) -> str:
+        """What asks that every process holds the whole model; empty when nothing does."""
+        tables = {"an adapter": self.adapter, "for quantized weights a model": self.quantization}
+        tables["a student of a teacher"] = self.distill
+        return next((what for what, table in tables.items() if table is not None), "")
 
 
 def inputs(recipe: SftRecipe) -> Mapping[str, Path]:
@@ -105,19 +116,25 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         rows += dialog_rows(recipe.exercises)
     shape, tokenizer, data = load_config(recipe.start_from), load_tokenizer(recipe.start_from), recipe.data
     check_context(shape, data.sequence_length)
-    ranks = None
-    if recipe.adapter is None:
+    if recipe.trained_whole:
+        layout = check_layout(
+            recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length
+        )
+        if recipe.adapter is None:
+            model = first_model(shape, recipe.start_from, seed=0)
+        else:
+            model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
+        if recipe.quantization is not None:
+            train_for(model, recipe.quantization)
+        ranks = replicate(model, layout, recipe.train)
+    else:
         ranks = meet(recipe.parallel, recipe.train, shape, rows=data.rows, sequence_length=data.sequence_length)
         model = first_model(shape, recipe.start_from, seed=0, ranks=ranks)
-    else:
-        model = adapted_model(recipe.start_from, recipe.adapter, recipe.train)
-    if recipe.quantization is not None:
-        train_for(model, recipe.quantization)
-    world, rank = (ranks.config.data_ranks, ranks.data_rank) if ranks else (1, 0)
-    if ranks is None:
-        prepare_alone(model, recipe.parallel)
-    own = data.model_copy(update={"rows": data.rows // world})
-    batches = SftBatches(rows, tokenizer, own, rank=rank, world=world)
+        if ranks is None:
+            prepare_alone(model, recipe.parallel)
+    share = share_of(ranks)
+    own = data.model_copy(update={"rows": data.rows // share["world"]})
+    batches = SftBatches(rows, tokenizer, own, **share)
     report = batches.report
     console.say(
         f"{report.n_kept} of {report.n_dialogs} dialogs, {report.n_tokens} tokens of which {report.n_targets} are "
@@ -138,7 +155,7 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
         ranks=ranks,
         card=card,
     )
-    if recipe.quantization is not None:
+    if recipe.quantization is not None and (ranks is None or ranks.speaks):
         save_quantized(folder.path / "quantized", model, recipe.quantization, tokenizer=tokenizer, card=card)
         console.say(
             f"{folder.path / 'quantized'} is written: {recipe.quantization.weights} weights as they were trained"

@@ -36,6 +36,20 @@ _ADAMW_BYTES = 16  # fp32 weight, gradient and two moments
 _EXPECTED_MFU = 0.5  # of the measured matmul rate; small models on CPUs reach .4 to .7
 
 
+def language_model(path: Path) -> ModelConfig:
+    """The shape of the model that a post-training stage begins with.
+
+    Raises:
+        UsageError: It is a reward model, which writes no text.
+    """
+    from puna.checkpoint.format import load_config
+
+    shape = load_config(path)
+    if shape.head == "score":
+        raise UsageError(f"{path} is a reward model: it scores text and writes none. Name a language model.")
+    return shape
+
+
 def load_start(path: Path) -> tuple[Transformer, ModelConfig, Tokenizer]:
     """The model that a post-training stage begins with, in fp32, and its tokenizer.
 
@@ -118,6 +132,44 @@ def first_model(shape: ModelConfig, start_from: Path | None, *, seed: int, ranks
     return model
 
 
+def replicate(model: Transformer, parallel: ParallelConfig, train: TrainConfig) -> Any:
+    """The other processes of a run in which each holds the whole model, or None when it runs on one.
+
+    Args:
+        model: The same on every process.
+        parallel: From `check_layout`.
+        train: The loop.
+    """
+    prepare_alone(model, parallel)
+    if parallel.is_single:
+        return None
+    from puna.train.machine import choose_machine
+    from puna.train.replicas import Replicas
+
+    return Replicas(model, choose_machine(train.device, train.precision), parallel)
+
+
+def check_layout(
+    parallel: ParallelConfig, train: TrainConfig, shape: ModelConfig, *, rows: int, sequence_length: int
+) -> ParallelConfig:
+    """The layout with every degree known, before a model is read.
+
+    Raises:
+        ConfigError: It does not fit the number of processes, the model or the rows.
+    """
+    from puna.train.machine import choose_machine
+
+    device = choose_machine(train.device, train.precision).device.type
+    resolved = parallel.resolve(console.processes())
+    check(resolved, shape, Work(rows, sequence_length, train.accumulation, device))
+    return resolved
+
+
+def share_of(ranks: Any) -> dict[str, int]:
+    """Which share of the rows this process reads: its number, and of how many."""
+    return {"rank": ranks.data_rank, "world": ranks.config.data_ranks} if ranks else {"rank": 0, "world": 1}
+
+
 def prepare_alone(model: Transformer, parallel: ParallelConfig) -> None:
     """What of a layout holds for one process too: recomputation, the compiler, float8."""
     from puna.train.blocks import prepare_blocks
@@ -135,7 +187,7 @@ def adapted_model(start_from: Path, adapter: AdapterConfig, train: TrainConfig) 
         train: Says where the run will be.
 
     Raises:
-        UsageError: It is a reward model; or several processes were started.
+        UsageError: It is a reward model.
     """
     import torch
 
@@ -143,11 +195,6 @@ def adapted_model(start_from: Path, adapter: AdapterConfig, train: TrainConfig) 
     from puna.model.adapter import adapt, fill_packed
     from puna.train.machine import choose_machine
 
-    if console.processes() > 1:
-        raise UsageError(
-            f"adapters are trained by one process, {console.processes()} were started. Omit torchrun, or train all "
-            "weights: leave the [adapter] table out."
-        )
     shape = load_config(start_from)
     if shape.head == "score":
         raise UsageError(f"{start_from} is a reward model: it scores text and writes none. Name a language model.")
@@ -165,14 +212,32 @@ def adapted_model(start_from: Path, adapter: AdapterConfig, train: TrainConfig) 
     return model
 
 
-def refuse_layout(parallel: ParallelConfig, adapter: AdapterConfig | None) -> None:
-    """Refuse adapters under a layout of several processes.
+def whole_copies(parallel: ParallelConfig, what: str) -> None:
+    """Refuse a layout that cuts a model which every process must hold whole.
 
     Raises:
-        ValueError: There are both.
+        ValueError: It has more than dp_replicate.
     """
-    if adapter is not None and not parallel.is_single:
-        raise ValueError("adapters are trained by one process; leave out [parallel] or [adapter]")
+    cut = [f"{axis}={n}" for axis in ("dp_shard", "cp", "tp", "pp") if (n := getattr(parallel, axis)) != 1]
+    if cut or parallel.offload != "none":
+        raise ValueError(
+            f"{what} is trained by processes that each hold the whole model: set parallel.dp_replicate and leave "
+            f"{', '.join(cut) or 'offload'} out. A base that does not fit: adapter.kind='qlora' packs it"
+        )
+
+
+def rows_alone(parallel: ParallelConfig, what: str) -> None:
+    """Refuse a layout that deals out more than rows and shards.
+
+    Raises:
+        ValueError: It does.
+    """
+    cut = [f"{axis}={n}" for axis in ("cp", "tp", "pp") if (n := getattr(parallel, axis)) != 1]
+    if cut:
+        raise ValueError(
+            f"{what} reads single places of its rows, which only whole layers have: set parallel.dp_shard and "
+            f"dp_replicate, and leave {', '.join(cut)} out"
+        )
 
 
 def check_context(shape: ModelConfig, sequence_length: int) -> None:

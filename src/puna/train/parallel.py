@@ -13,14 +13,12 @@ The global norm counts every number once: shards over their groups, whole copies
 Source: FSDP2, 2304.11277; order of the axes, 2407.21783, section 3.3.2.
 """
 
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -39,16 +37,16 @@ from puna.checkpoint.starting import fill_from_model
 from puna.core.errors import UsageError
 from puna.model.config import ModelConfig
 from puna.model.init import first_part
-from puna.model.layout import to_device
 from puna.model.split import Split
 from puna.model.transformer import Transformer
 from puna.train.blocks import prepare_blocks
+from puna.train.exchange import add_up, exchange
 from puna.train.loss import Loss, LossOutput
 from puna.train.machine import Machine
 from puna.train.parallel_config import AXES, ParallelConfig, Work, check
 from puna.train.pipeline import Pipeline
 from puna.train.sharding import ShardedWeights, placements
-from puna.train.solo import Batches, Figures, read_on_host
+from puna.train.solo import Batches, Figures
 
 
 class Ranks:
@@ -169,18 +167,25 @@ class Ranks:
                     part = first_part(name, model, seed)
                     self.weights.named[name].copy_(self.weights.narrow(name, part))
 
-    def load_weights(self, path: Path, config: ModelConfig) -> None:
+    def load_weights(self, path: Path, config: ModelConfig, *, without: Collection[str] = ()) -> None:
         """Fill the shards from a model, each process reading its own boxes.
 
         Args:
             path: The model.
             config: Its shape; what has no weights (context, rotary frequencies) may differ from the run's.
+            without: Parameters that it does not have.
 
         Raises:
             PunaError: It cannot be read, or is another model.
         """
         weights = self.weights
-        fill_from_model(path, config, logical(weights.held, segments_of(config), of=weights.pieces))
+        wanted = {name: tensor for name, tensor in weights.held.items() if name not in without}
+        fill_from_model(path, config, logical(wanted, segments_of(config), of=weights.pieces))
+
+    def fill(self, name: str, whole: Tensor) -> None:
+        """Fill this process's box of one parameter, which no tensor parallelism cuts."""
+        with torch.no_grad():
+            self.weights.named[name].copy_(self.weights.narrow(name, whole))
 
     def backward(self, loss: Loss, batches: Batches, n: int) -> list[LossOutput]:
         """Forward and backward of the n micro-batches of a step.
@@ -233,25 +238,11 @@ class Ranks:
         told = outputs if self.rank_on("tp") == 0 else ()
         # copies (dp_replicate) hold the same gradients: one of them counts
         own_squares = squares if self.rank_on("dp_replicate") == 0 else torch.zeros_like(squares)
-        measured = [torch.zeros(1 + len(names), dtype=torch.float64, device=device)]
-        for output in told:
-            values = [output.sum, *(output.metrics[name] for name in names)]
-            measured.append(torch.stack([torch.as_tensor(value, dtype=torch.float64).to(device) for value in values]))
-        known = [sum(getattr(o, name) for o in told) for name in ("count", "tokens", "flops")]
-        flags = [float(wish) for wish in wishes]
-        vector = torch.cat(
-            (
-                own_squares.reshape(1).to(device),
-                torch.stack(measured).sum(0),
-                to_device(np.array([*known, *flags], dtype=np.float64), device),
-            )
-        )
-        dist.all_reduce(vector)
-        square, loss_sum, *found = read_on_host(vector.unbind())
-        metrics, found = dict(zip(names, found, strict=False)), found[len(names) :]
-        count, tokens, flops, *flags = found
-        total = LossOutput(torch.tensor(loss_sum), round(count), round(tokens), flops, metrics)
-        return Figures(loss_sum, count, math.sqrt(square), tuple(flag > 0 for flag in flags), (total,))
+        return exchange(told, wishes, own_squares, names=names, device=device)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of a host tensor over all processes."""
+        return add_up(values, self._exchange_device())
 
     def _exchange_device(self) -> torch.device:
         return self.machine.device

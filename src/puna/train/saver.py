@@ -188,14 +188,17 @@ class Saver:
     def finish(self, facts: Mapping[str, str]) -> str:
         """Write the finished model into the run's `model/` and return its fingerprint.
 
-        Several processes stream it from the last checkpoint, which they have saved together; none ever holds it whole.
+        Several processes with shards stream it from the last checkpoint, which they have saved together; none ever
+        holds it whole.
         """
         card = replace(self._card, facts={**self._card.facts, **facts})
+        model = self._weights.model
+        if model.adapter is not None:  # every process has all of it
+            return self._store.by_the_first(
+                lambda: save_adapter(self._run.model, model, tokenizer=self._tokenizer, card=card)
+            )
         if self._worker.processes > 1:
             return self._store.export(self._saved_step, self._run.model, card=card)
-        model = self._weights.model
-        if model.adapter is not None:
-            return save_adapter(self._run.model, model, tokenizer=self._tokenizer, card=card)
         return save_model(self._run.model, model, model.config, tokenizer=self._tokenizer, card=card)
 
     def __enter__(self) -> "Saver":

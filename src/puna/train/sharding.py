@@ -12,6 +12,7 @@ Plain tensors, because AdamW needs to know nothing about meshes, and each operat
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 
 from puna.checkpoint.pieces import Chunk, Pieces
@@ -66,7 +67,11 @@ class ShardedWeights:
             parameter.grad = self.named[name].grad = None
 
     def publish(self) -> None:
-        """Nothing to do: FSDP casts what it gathers."""
+        """Drop what FSDP still has gathered of the weights before; it casts what it gathers."""
+        for model in self.models:
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     @property
     def held(self) -> dict[str, Tensor]:

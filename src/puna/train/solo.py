@@ -127,6 +127,10 @@ class Worker(Protocol):
         """Sum of a loss over the batches of all processes, and its terms, without gradients."""
         ...
 
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum of a host tensor over all processes."""
+        ...
+
 
 class Solo:
     """One process with the whole model.
@@ -168,3 +172,7 @@ class Solo:
         with torch.no_grad():
             outputs = [loss(self._model, batch) for batch in batches]
         return sum(float(o.sum) for o in outputs), sum(o.count for o in outputs)
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """The sum over one process."""
+        return values
