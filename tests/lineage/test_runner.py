@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from puna.core.errors import CorruptError, MissingError, Stopped, UsageError
+from puna.core.errors import CorruptError, MissingError, PunaError, Stopped, UsageError
 from puna.lineage import runner
 from puna.lineage.artifact import read_record
 from puna.lineage.step import DriftError, Step
@@ -266,3 +266,17 @@ def test_a_killed_step_is_unfinished_and_keeps_the_seconds_that_it_worked(tmp_pa
     assert record is not None
     assert record.status == "finished"
     assert 0.5 < record.seconds < 30
+
+
+@pytest.mark.parametrize("error", [PunaError("the disk is full"), Stopped("saved"), UsageError("no such row")])
+def test_an_end_that_cannot_be_recorded_does_not_hide_why_the_work_ended(tmp_path, monkeypatch, error):
+    write = runner.write_record
+
+    def full(folder, record):
+        if record.status != "running":
+            raise PunaError("cannot write lineage.json: No space left on device")
+        write(folder, record)
+
+    monkeypatch.setattr(runner, "write_record", full)
+    with pytest.raises(type(error), match=str(error)):
+        runner.execute(make(tmp_path, Work(error)))

@@ -230,21 +230,29 @@ def _work(step: Step, situation: Situation) -> Outcome:
             step.run(folder)
             fingerprint = _seal(step)
         except (Stopped, KeyboardInterrupt):
-            write_record(step.output, replace(record, status="stopped", seconds=spent()))
+            _note_end(step, replace(record, status="stopped", seconds=spent()))
             console.say(f"{step.output} is unfinished; the same command goes on from there")
             raise
         except UsageError:
             if situation.record is None and _is_empty(step.output):
                 _forget(step.output)
             else:
-                write_record(step.output, replace(record, status="failed", seconds=spent()))
+                _note_end(step, replace(record, status="failed", seconds=spent()))
             raise
         except Exception as error:
-            write_record(step.output, replace(record, status="failed", seconds=spent(), error=_told(error, step)))
+            _note_end(step, replace(record, status="failed", seconds=spent(), error=_told(error, step)))
             raise
     record = replace(record, status="finished", output=fingerprint, seconds=spent(), finished=_now())
     write_record(step.output, record)
     return Outcome(situation.action, step.output, fingerprint, record.seconds)
+
+
+def _note_end(step: Step, record: Record) -> None:
+    """Write how the work ended; where that cannot be written (a full disk), the end itself is what is told."""
+    try:
+        write_record(step.output, record)
+    except PunaError as error:
+        console.warn(f"its end is not recorded: {error}")
 
 
 def _is_empty(folder: Path) -> bool:
