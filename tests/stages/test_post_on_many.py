@@ -81,6 +81,15 @@ def tensors(model):
     return load_model(model)[0].state_dict()
 
 
+def assert_close(one, other):
+    if isinstance(other, dict):
+        assert one.keys() == other.keys()
+        for name in other:
+            assert_close(one[name], other[name])
+    elif isinstance(other, float):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
 def apart(one, other):
     one, other = tensors(one / "model"), tensors(other / "model")
     assert one.keys() == other.keys()
@@ -97,6 +106,14 @@ CASES = [
     pytest.param("dpo", {}, BOTH, 4, id="dpo-hsdp", marks=pytest.mark.slow),
     pytest.param("rm", {}, COPIES, 2, id="rm-copies", marks=pytest.mark.slow),
     pytest.param("sft", {"adapter": {"kind": "qlora", "rank": 4}}, COPIES, 2, id="qlora", marks=pytest.mark.slow),
+    pytest.param(
+        "sft",
+        {**LORA, "train": {**TRAIN, "activations": "recompute"}},
+        COPIES,
+        2,
+        id="lora-recompute",
+        marks=pytest.mark.slow,
+    ),
     pytest.param("sft", {"distill": {}}, COPIES, 2, id="distill", marks=pytest.mark.slow),
     pytest.param("sft", QAT, COPIES, 2, id="qat", marks=pytest.mark.slow),
 ]
@@ -114,6 +131,8 @@ def test_several_processes_end_with_the_model_of_one(folder, tmp_path, verb, tab
         assert record["loss"] == pytest.approx(expected["loss"], rel=1e-4)
         assert record["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-2)
         assert record["tokens"] == expected["tokens"]
+    if verb == "rm":  # the held-out preferences are dealt out too
+        assert_close(*(json.loads((out / "check.json").read_text()) for out in (many, one)))
     assert sorted(p.name for p in (many / "model").iterdir()) == sorted(p.name for p in (one / "model").iterdir())
 
 
@@ -145,5 +164,5 @@ def test_a_layout_that_cuts_what_must_be_whole_is_refused(folder, verb, tables, 
 def test_adapters_on_a_wrong_number_of_processes_are_refused_before_the_base_is_read(folder, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     recipe = recipe_of(folder, "sft", "refused", **LORA)
-    with pytest.raises(ConfigError, match="1 processes are asked for, there are 2"):
+    with pytest.raises(ConfigError, match="one process is asked for, there are 2"):
         STAGES["sft"].run(recipe, RunFolder(recipe.out))

@@ -37,6 +37,10 @@ def test_what_cannot_be_is_told_with_the_nearest_that_can():
         ParallelConfig(tp=3).resolve(8)
     with pytest.raises(ConfigError, match=r"parallel.dp_shard=-1"):
         ParallelConfig(tp=2).resolve(8)
+    with pytest.raises(ConfigError, match=r"dp_shard 2 = 2 processes are asked for, there are 1. Start 2 \(torchrun"):
+        ParallelConfig(dp_shard=2).resolve(1)
+    with pytest.raises(ConfigError, match=r"so one process is asked for, there are 2"):
+        ParallelConfig().resolve(2)
     (text,) = problems(ParallelConfig(tp=3, dp_shard=8), SIZES["8B"], Work(16, 8192, 1))
     assert "does not divide the 8 kv heads and the 14336 columns" in text
     assert "The nearest that does: 2; all that do: 1, 2, 4, 8." in text

@@ -12,7 +12,6 @@ Shapes: P pairs of a batch.
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,32 +23,7 @@ from puna.model.transformer import Transformer
 from puna.post.dpo import DpoConfig, answer_sums
 from puna.post.packing import best_fit_decreasing
 from puna.post.pairs import EncodedPairs, pack_pairs
-
-
-class DataRanks(Protocol):
-    """What is asked of the other processes of a run."""
-
-    config: Any
-
-    @property
-    def data_rank(self) -> int:
-        """Which share this process has, of `config.data_ranks`."""
-        ...
-
-    @property
-    def processes(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def speaks(self) -> bool:
-        """Whether this process writes the run folder."""
-        ...
-
-    def add_up(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum of a tensor over all processes."""
-        ...
-
+from puna.post.share import DataRanks
 
 _VERSION = 1  # raise it when the sums are computed in another way
 

@@ -33,6 +33,7 @@ from puna.post.packing import RowStream, best_fit_decreasing
 from puna.post.preference_rows import Strength
 from puna.post.rankings import EncodedRankings, Ranking, ranking_tree
 from puna.post.reward_losses import MARGINS, Margins, bradley_terry_losses
+from puna.post.share import DataRanks
 from puna.post.trees import Forest, Tree, plant
 from puna.tokenizer.bpe import Tokenizer
 from puna.tokenizer.chat_format import render
@@ -262,12 +263,21 @@ class Scorer:
         tokenizer: The one it was trained with.
         rows: Rows of a forward.
         sequence_length: Tokens of a row; 0 takes the model's context.
+        ranks: The other processes, over which batches are dealt out; all call it with the same dialogs.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, rows: int = 8, sequence_length: int = 0) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        rows: int = 8,
+        sequence_length: int = 0,
+        ranks: DataRanks | None = None,
+    ) -> None:
         assert model.config.head == "score", "a scorer needs a model with a score head"
         self._model, self._tokenizer, self._rows = model.eval(), tokenizer, rows
-        self._length = sequence_length or model.config.max_seq_len
+        self._length, self._ranks = sequence_length or model.config.max_seq_len, ranks
 
     @property
     def max_tokens(self) -> int:
@@ -295,10 +305,14 @@ class Scorer:
         longest = max((tree.n_tokens for tree in trees), default=1)
         capacity = max(longest, min(self._length, 1024))
         rows = best_fit_decreasing([tree.n_tokens for tree in trees], capacity)
-        scores: list[NDArray[np.float64]] = [np.empty(0)] * len(trees)
+        ends = np.cumsum([len(tree.branches) for tree in trees])
+        scores = np.zeros(ends[-1] if len(trees) else 0)  # of all branches, tree by tree
+        world, rank = (self._ranks.config.data_ranks, self._ranks.data_rank) if self._ranks else (1, 0)
+        starts = range(0, len(rows), self._rows)
         with torch.no_grad(), console.progress(label or "scoring", total=len(trees), unit="prompts") as progress:
-            for start in range(0, len(rows), self._rows):
-                chosen = rows[start : start + self._rows]
+            for turn in range(0, len(starts), world):  # all processes run a batch at each turn
+                mine = min(turn + rank, len(starts) - 1)
+                chosen = rows[starts[mine] : starts[mine] + self._rows]
                 forest = plant(
                     [[trees[i] for i in row] for row in chosen],
                     sequence_length=capacity,
@@ -308,6 +322,9 @@ class Scorer:
                 numbers = [i for row in chosen for i in row]
                 cuts = np.cumsum([len(trees[i].branches) for i in numbers])[:-1]
                 for number, own in zip(numbers, np.split(flat, cuts), strict=True):
-                    scores[number] = own
-                progress.advance(len(numbers))
-        return scores
+                    if mine == turn + rank:
+                        scores[ends[number] - len(own) : ends[number]] = own
+                progress.advance(len(numbers) * min(world, len(starts) - turn))
+        if self._ranks is not None:
+            scores = self._ranks.add_up(torch.from_numpy(scores)).numpy()
+        return np.split(scores, ends[:-1]) if len(trees) else []

@@ -107,7 +107,7 @@ def run(recipe: RewardRecipe, folder: RunFolder) -> None:
 
     def evaluate(scored: torch.nn.Module) -> dict[str, float]:
         assert kept is not None and scored is model, "the loop evaluates the model that it trains"
-        return {"accuracy": float(score_pairs(Scorer(model, tokenizer), kept).right.mean())}
+        return {"accuracy": float(score_pairs(Scorer(model, tokenizer, ranks=ranks), kept).right.mean())}
 
     train(
         model,
@@ -125,7 +125,9 @@ def run(recipe: RewardRecipe, folder: RunFolder) -> None:
         ),
     )
     if kept:
-        report = examine(score_pairs(Scorer(model, tokenizer), kept), recipe.check)  # shards: all processes run it
+        report = examine(
+            score_pairs(Scorer(model, tokenizer, ranks=ranks), kept), recipe.check
+        )  # shards: all processes run it
         if ranks is not None and not ranks.speaks:
             return
         write_json(folder.path / FIGURES, report.to_json())

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from puna.core.errors import PunaError, UsageError
 from puna.train.config import TrainConfig
 from puna.train.loss import LossOutput
-from puna.train.solo import Batches, HeldWeights, Worker
+from puna.train.solo import Batches, HeldWeights, Solo, Worker
 
 
 class InBackward:
@@ -90,11 +90,12 @@ def check_in_backward(config: TrainConfig, worker: Worker, *, accumulates: bool)
     """Refuse what cannot be stepped inside the backward, or kept in eight bits.
 
     Raises:
-        UsageError: Several processes, or accumulation.
+        UsageError: Several processes, accumulation, or a model in parts.
     """
     if config.optim.step == "in_backward" and (worker.processes > 1 or accumulates):
         raise UsageError("optim.step='in_backward' is for one process without accumulation; use 'after_backward'")
-    if config.optim.kind == "adamw8bit" and worker.processes > 1:
-        raise UsageError("optim.kind='adamw8bit' is for one process; use 'adamw', whose state is sharded")
-    if config.activations != "keep" and worker.processes > 1:
-        raise UsageError("train.activations is for one process; several take parallel.recompute")
+    cut = not isinstance(worker, Solo)  # the model is in parts
+    if config.optim.kind == "adamw8bit" and cut:
+        raise UsageError("optim.kind='adamw8bit' is for a model in one piece; use 'adamw', whose state is sharded")
+    if config.activations != "keep" and cut:
+        raise UsageError("train.activations is for a model in one piece; a cut one takes parallel.recompute")

@@ -97,16 +97,16 @@ class ParallelConfig(Config):
                 f"{world_size} processes cannot be divided by {product} = {known} to leave a whole {rest[0]}. "
                 f"{_divisors_hint(known, world_size)}"
             )
-        elif world_size % known:
+        elif world_size > known and world_size % known:
             text = (
                 f"{product} = {known} processes are asked for, there are {world_size}, and {known} does not divide "
                 f"them. {_divisors_hint(known, world_size)}"
             )
         else:
+            asked = "no degree is set, so one process is" if self.is_single else f"{product} = {known} processes are"
             text = (
-                f"{product} = {known} processes are asked for, there are {world_size}. Start {known} "
-                f"(torchrun --nproc-per-node, --nnodes), or set one degree to -1 to take what is left, for example "
-                f"parallel.dp_shard={-1 if self.dp_shard == 1 else world_size // known * self.dp_shard}"
+                f"{asked} asked for, there are {world_size}. Start {known} (torchrun --nproc-per-node, --nnodes), or "
+                "set one degree to -1 to take what is left: parallel.dp_shard=-1 or parallel.dp_replicate=-1"
             )
         raise ConfigError([f"parallel: {text}"])
 
