@@ -142,7 +142,9 @@ def test_a_gpu_is_known_by_other_spellings(tmp_path, spelled, name):
 
 def test_megatron_on_ampere_is_that_of_its_time(tmp_path):
     stack = read_one(tmp_path, source="a paper", note="Megatron-LM", gpu="A100-80GB", tok_s_gpu="2000").work.stack
-    assert (stack.family, stack.hides_tensor_parallel) == ("megatron-2021", False)
+    assert (stack.family, stack.hides_tensor_parallel, stack.attention) == ("megatron-2021", False, "scores")
+    fast = read_one(tmp_path, source="a paper", note="Megatron-LM, flash", gpu="A100-80GB", tok_s_gpu="2000").work.stack
+    assert fast.attention == "flash1"
 
 
 def test_a_pipeline_of_deepspeed_is_not_interleaved(tmp_path):

@@ -225,7 +225,7 @@ def read_stack(cells: Mapping[str, str]) -> Stack:
     if re.search(r"torchtitan|torchao|fms|pytorch|olmo|lingua", source):
         return _torch(text, note)
     if re.search(_MEGATRON, f"{text} {cells.get('model', '').lower()}"):
-        return _megatron(cells.get("gpu", ""))
+        return _megatron(cells.get("gpu", ""), text)
     return _torch(text, note) if re.search(r"fsdp|torch", text) else STACKS["unseen"]
 
 
@@ -235,10 +235,11 @@ def _torch(text: str, note: str) -> Stack:
     return replace(STACKS["torch-compile"], hides_tensor_parallel="async" in text)
 
 
-def _megatron(gpu: str) -> Stack:
-    """Megatron on Ampere is of before TransformerEngine: it hides gradients, not tensor parallelism."""
+def _megatron(gpu: str, text: str) -> Stack:
+    """Megatron on Ampere is of before TransformerEngine: it hides gradients alone, and flash attention is a flag."""
     if re.search(r"[av]100|a800", gpu, re.IGNORECASE):
-        return replace(STACKS["megatron-2021"], attention="flash1", hides_data_parallel=True)
+        kernel = "flash1" if "flash" in text else "scores"
+        return replace(STACKS["megatron-2021"], attention=kernel, hides_data_parallel=True)
     return STACKS["nvidia"]
 
 
