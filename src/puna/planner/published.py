@@ -50,6 +50,8 @@ class Published:
 
 
 _MEGATRON_2021 = r"sc21|2104\.04473|2205\.05198|2201\.11990|april2021|mt-nlg|turing|bloom|neox"
+_UNREADABLE = "the file of published throughputs cannot be read"
+
 _DEEPSPEED = r"deepspeed|2201\.11990|mt-nlg|turing|bloom|neox"
 """Its pipeline does not interleave."""
 
@@ -75,12 +77,13 @@ def read_published(path: Path) -> tuple[list[Published], list[tuple[int, str]]]:
     except FileNotFoundError as error:
         raise MissingError(f"{path} is not there. Give a CSV of published throughputs.") from error
     except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise ConfigError([f"{path} is not a CSV in UTF-8: {error}"]) from error
+        raise ConfigError([f"{path} is not a CSV in UTF-8: {error}"], title=_UNREADABLE) from error
     reader = csv.DictReader(text.splitlines())
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
     if missing := {"model", "n_gpus"} - set(reader.fieldnames):
         raise ConfigError(
-            [f"{path} has no column {name!r}; a header line names the columns" for name in sorted(missing)]
+            [f"{path} has no column {name!r}; a header line names them, parted by commas" for name in sorted(missing)],
+            title=_UNREADABLE,
         )
     rows: list[Published] = []
     skipped: list[tuple[int, str]] = []
