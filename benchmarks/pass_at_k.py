@@ -21,13 +21,14 @@ Intervals are 95 %: bootstrap over questions, Wilson for greedy answers.
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -62,6 +63,7 @@ from puna.tokenizer import train as tokenizer_training
 from puna.tokenizer.chat_format import prompt as rendered
 
 MODELS = {"sft": "SFT", "rs": "rejection sampling", "dpo": "DPO", "ppo": "PPO"}
+Part = Literal["validation", "report"]
 AT_ONCE = 64  # questions whose answers are drawn together
 TOKENS, CACHE, ROWS = 48, 65_536, 256
 
@@ -89,10 +91,19 @@ class Measured:
         return np.array([pass_at_k(self.draws, int(c), k) for c in self.right])
 
 
-def questions(n: int, seed: int, kinds: Sequence[str] | None) -> list[Task]:
-    """Held-out exercises as tasks; their payload is the exercise."""
-    drawn = generate("test", n=n, seed=seed, kinds=kinds, levels=(1,))
-    dialogs = [(e, e.as_dialog()) for e in drawn]
+def questions(n: int, seed: int, kinds: Sequence[str] | None, part: Part) -> list[Task]:
+    """Held-out exercises as tasks; their payload is the exercise.
+
+    Args:
+        n: How many, about.
+        seed: Of the stream.
+        kinds: Which; None means all.
+        part: The half of all held-out problems that settings are chosen on, or the other one, which is reported.
+    """
+    drawn = generate("test", n=2 * n, seed=seed, kinds=kinds, levels=(1,))
+    halves = ("validation", "report")
+    own = [e for e in drawn if halves[hashlib.sha256(e.key.encode()).digest()[0] % 2] == part]
+    dialogs = [(e, e.as_dialog()) for e in own]
     return [Task(f"{i}:{e.key}", type(d)(d.messages[:-1]), e.response, e) for i, (e, d) in enumerate(dialogs)]
 
 

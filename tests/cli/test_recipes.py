@@ -20,7 +20,8 @@ def test_every_shipped_recipe_is_in_order():
 
 def test_each_method_has_a_recipe_of_each_size_it_can_be_run_in():
     names = recipes.recipe_names()
-    assert {"sft/1b", "sft/8b", "sft/70b", "rm/1b", "dpo/1b", "ppo/1b"} <= set(names)
+    sizes = {f"{method}/{size}" for method in ("sft", "rm", "dpo", "ppo") for size in ("1b", "8b", "70b")}
+    assert sizes - set(names) == {"rm/70b"}  # a reward model is trained whole, and by one process
     assert {"demo/sft", "demo/rm", "demo/dpo", "demo/ppo"} <= set(names)
 
 
