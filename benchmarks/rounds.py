@@ -1,7 +1,7 @@
-"""Two rounds with simulated annotators on several seeds: what the checks are worth, and whether a round makes a better model.
+"""Two rounds with simulated annotators, over seeds: what are the checks worth, and does a round make a better model?
 
-Each seed draws other questions, answers, annotators' slips and labels, from one starting model. The settings of the recipe
-were chosen in view of seed 1, so the seeds of the table are others; `--seeds 1` shows that one.
+Each seed draws other questions, answers and labels, from one starting model. The settings of the recipe were chosen in
+view of seed 1, so the seeds of the table are others; `--seeds 1` shows that one.
 
     bad found       precision and recall of the annotators that the checks left out, of four bad ones among ten
     D-S - majority  Dawid-Skene's share of right sides less that of a majority vote, all annotators, same items

@@ -308,7 +308,3 @@ def test_bounds_that_hold_no_share_are_refused(tmp_path, bounds):
     with pytest.raises(ConfigError, match="needs a verifier"):
         config = changed(right_between=(0.1, 0.9))
         reject(tasks(), Adder(), None, config, tmp_path, scores=lambda asked: [[0.0] * len(a) for _, a in asked])
-
-
-def changed(**values):
-    return CONFIG.model_copy(update=values)

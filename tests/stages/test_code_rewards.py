@@ -19,7 +19,7 @@ from tests.post.tiny import TOKENIZER
 BODIES = ("x + 2", "x * 2")
 PROBLEMS = [
     {"task_id": "sum", "prompt": "Add 2 to x.", "test_list": ["assert f(3) == 5", "assert f(0) == 2"]},
-    {"task_id": "product", "prompt": "Twice x.", "test_list": ["assert f(3) == 6", "assert f(0) == 0"]},
+    {"task_id": "plus", "prompt": "What is x plus 2?", "test_list": ["assert f(1) == 3", "assert f(-2) == 0"]},
 ]
 SFT = """# puna sft sft
 out = "runs/sft"
@@ -43,15 +43,15 @@ wall_seconds = 60
 [policy]
 method = "dr_grpo"
 prompts = 2
-samples = 8
+samples = 16
 max_tokens = 60
 minibatches = 1
 kl_coefficient = 0.0
 
 [train]
-steps = 10
+steps = 16
 threads = 1
-optim = { lr = 4e-3, weight_decay = 0.0 }
+optim = { lr = 1e-3, weight_decay = 0.0 }
 schedule = { kind = "constant", warmup_steps = 1 }
 """
 
@@ -85,6 +85,6 @@ def test_a_policy_learns_which_program_passes_its_tests(workplace, capsys):
     assert puna(["ppo", "ppo.toml"]) == 0, capsys.readouterr().err
     lines = map(json.loads, (workplace / "runs/ppo/metrics.jsonl").read_text().splitlines())
     right = [line["correct"] for line in lines if line["kind"] == "rollout"]
-    assert len(right) == 10
-    assert sum(right[:2]) / 2 < 0.75, right  # both programs are known, and either is said to either question
+    assert len(right) == 16
+    assert sum(right[:2]) / 2 < 0.75, right  # both programs are known, and either is said
     assert sum(right[-2:]) / 2 > 0.9, right

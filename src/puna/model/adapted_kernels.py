@@ -27,6 +27,7 @@ from puna.model.cpu_kernels import (
     Buffers,
     feed_forward_in_chunks,
     interleave_pairs,
+    keeps,
     normalized,
     normalized_backward,
     swiglu_backward,
@@ -209,5 +210,4 @@ def feed_forward(x_TD: Float[Tensor, "T D"], gate_up: Merged, down: Merged, eps:
         eps: Of the norm.
     """
     tensors = (x_TD, gate_up.A, gate_up.B, down.A, down.B)
-    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _FeedForward.apply(*tensors, gate_up, down, eps, needs_gradient)  # pyright: ignore[reportReturnType]
+    return _FeedForward.apply(*tensors, gate_up, down, eps, keeps(*tensors))  # pyright: ignore[reportReturnType]

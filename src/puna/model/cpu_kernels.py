@@ -22,6 +22,8 @@ head, H head dim, Q = T*G queries, R rows and C columns of a block.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -37,6 +39,28 @@ CHUNK_BYTES = (
     8 * 2**20
 )  # gate and up of the tokens that go through the feed-forward together: a third-level cache holds it
 TILE = 65_536  # numbers: five vectors of 256 KiB fit into a second-level cache, and two threads share one tile
+
+
+_KEEPING: ContextVar[bool] = ContextVar("keeping", default=True)
+
+
+@contextmanager
+def keep_nothing() -> Iterator[None]:
+    """Forwards in this context keep their saved tensors alone; they will be run again before their backward.
+
+    What a kernel keeps beside them (gate and up, probabilities) is overwritten in its backward, so autograd's hooks for
+    saved tensors cannot take it away.
+    """
+    token = _KEEPING.set(False)
+    try:
+        yield
+    finally:
+        _KEEPING.reset(token)
+
+
+def keeps(*tensors: Tensor) -> bool:
+    """Whether a forward on these tensors keeps what makes its backward faster."""
+    return _KEEPING.get() and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def suits(x: Tensor) -> bool:
@@ -269,8 +293,8 @@ def feed_forward(
 
     Source: SwiGLU, 2002.05202, section 2.
     """
-    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, gate_up_ED, down_DF))
-    return _FeedForward.apply(x_TD, gate_up_ED, down_DF, eps, needs_gradient)  # pyright: ignore[reportReturnType]
+    keep = keeps(x_TD, gate_up_ED, down_DF)
+    return _FeedForward.apply(x_TD, gate_up_ED, down_DF, eps, keep)  # pyright: ignore[reportReturnType]
 
 
 def interleave_pairs(weight_ED: Float[Tensor, "E D"], n_rotated: int, head_dim: int) -> Float[Tensor, "E D"]:
@@ -425,5 +449,5 @@ def attention(
     Returns:
         The heads of each token side by side, ready for the output projection.
     """
-    needs_gradient = torch.is_grad_enabled() and (q_KTGH.requires_grad or k_KTH.requires_grad or v_KTH.requires_grad)
-    return _Attention.apply(q_KTGH, k_KTH, v_KTH, blocks, needs_gradient)  # pyright: ignore[reportReturnType]
+    keep = keeps(q_KTGH, k_KTH, v_KTH)
+    return _Attention.apply(q_KTGH, k_KTH, v_KTH, blocks, keep)  # pyright: ignore[reportReturnType]
