@@ -11,7 +11,6 @@ Source: Training Deep Nets with Sublinear Memory Cost (1604.06174).
 
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,6 @@ from torch import Tensor
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from puna.model.cpu_kernels import keep_nothing
 from puna.model.transformer import Transformer
 
 _SMALL = 1 << 16  # bytes; less is not worth a trip
@@ -48,7 +46,6 @@ def keep_less(
             checkpoint,
             block.forward,
             use_reentrant=False,
-            context_fn=_first_and_again,
             preserve_rng_state=model.adapter is not None and model.adapter.config.dropout > 0,
         )
         block.forward = _elsewhere(forward, spill) if kind == "offload" else forward
@@ -60,11 +57,6 @@ def keep_less(
             spill.close()
 
     return undo
-
-
-def _first_and_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What a block's first forward and its second one run in."""
-    return keep_nothing(), nullcontext()
 
 
 def _elsewhere(forward: Callable[..., Tensor], spill: "Spill | None") -> Callable[..., Tensor]:
