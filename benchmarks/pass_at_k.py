@@ -335,7 +335,7 @@ def models_in(runs: Path, *, long: bool) -> dict[str, Path]:
         MissingError: Nothing was trained yet.
     """
     more = runs.with_name(f"{runs.name}-long")
-    later = {"rs": more / "rs-3", "dpo": more / "dpo-3", "ppo": more / "ppo"}
+    later = {"rs": more / "rs-4", "dpo": more / "dpo-3", "ppo": more / "ppo-2"}
     if not long:
         later = {"rs": runs / "rs", "dpo": runs / "dpo", "ppo": runs / "assistant"}
     folders = {key: path for key, path in {"sft": runs / "sft", **later}.items() if path.is_dir()}
