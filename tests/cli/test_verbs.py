@@ -177,5 +177,5 @@ def test_a_stage_verb_names_the_command_that_makes_a_missing_input(tokenizer_rec
 
 def test_a_pipeline_names_the_command_that_makes_a_missing_input(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert run(["run", "demo-long", "--dry-run"]) == 3
+    assert main.run(["run", "demo-long", "--dry-run"]) == 3
     assert "model runs/demo/sft is not there. Make it first: puna run demo" in capfd.readouterr().err
