@@ -64,7 +64,7 @@ from puna.stages.training import load_start
 from puna.tokenizer import train as tokenizer_training
 from puna.tokenizer.chat_format import prompt as rendered
 
-MODELS = {"sft": "SFT", "rs": "rejection sampling", "dpo": "DPO", "ppo": "PPO"}
+MODELS = {"sft": "SFT", "rs": "rejection sampling", "dpo": "DPO", "ppo": "PPO", "critic": "PPO with a critic"}
 Part = Literal["validation", "report"]
 HALVES: tuple[Part, Part] = ("validation", "report")
 AT_ONCE = 64  # questions whose answers are drawn together
@@ -335,7 +335,7 @@ def models_in(runs: Path, *, long: bool) -> dict[str, Path]:
         MissingError: Nothing was trained yet.
     """
     more = runs.with_name(f"{runs.name}-long")
-    later = {"rs": more / "rs-4", "dpo": more / "dpo-3", "ppo": more / "ppo-2"}
+    later = {"rs": more / "rs-4", "dpo": more / "dpo-3", "ppo": more / "ppo-2", "critic": more / "ppo-critic"}
     if not long:
         later = {"rs": runs / "rs", "dpo": runs / "dpo", "ppo": runs / "assistant"}
     folders = {key: path for key, path in {"sft": runs / "sft", **later}.items() if path.is_dir()}
@@ -415,7 +415,7 @@ def main() -> None:
         args.page = args.page and args.page.absolute()
         with tempfile.TemporaryDirectory(prefix="puna-pass-at-k-") as folder, chdir(folder):
             tiny_runs()
-            names = {name: Path("runs") / name for name in MODELS}
+            names = {name: Path("runs") / name for name in ("sft", "rs", "dpo", "ppo")}
             report = run(names, Path("runs/reward"), "ppo.toml", args)
     else:
         folders = models_in(args.runs, long=args.long)
