@@ -5,8 +5,11 @@ steps. Peak memory is the largest resident set of that process less what it had 
 gradients, optimizer and activations, and nothing of Python. Rates are the median of the steps after the first two (an
 optimizer that is compiled compiles in the first).
 
-    python benchmarks/memory_levers.py            # 34 M parameters, 1,024 tokens a step; minutes on two cores
-    python benchmarks/memory_levers.py --quick    # 13 M parameters, 512 tokens, under 50 s
+The models are deep and narrow and a step has many tokens, so that activations outweigh weights, as they do in large
+models with long contexts: only there can recomputing or offloading them show a gain.
+
+    python benchmarks/memory_levers.py            # 11 M parameters, 4,096 tokens a step; minutes on two cores
+    python benchmarks/memory_levers.py --quick    # 6 M parameters, 2,048 tokens, under 50 s
     python benchmarks/memory_levers.py --markdown # the table as the documentation has it
     python benchmarks/memory_levers.py --json     # the last line is one JSON object
 """
@@ -25,11 +28,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-SHAPES = {
-    "full": {"dim": 512, "n_layers": 8, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 1408, "vocab_size": 16_384},
-    "quick": {"dim": 512, "n_layers": 2, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 1408, "vocab_size": 8_192},
-}
-ROWS = {"full": (4, 256, 8), "quick": (2, 256, 5)}  # rows, tokens of a row, steps
+WIDTHS = {"dim": 256, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 704, "vocab_size": 4_096}
+SHAPES = {"full": WIDTHS | {"n_layers": 12}, "quick": WIDTHS | {"n_layers": 6}}
+ROWS = {"full": (8, 512, 5), "quick": (4, 512, 4)}  # rows, tokens of a row, steps
 WARM = 2
 
 
@@ -77,8 +78,8 @@ def child(key: str, size: str, folder: Path) -> None:
     from puna.model.adapter import trained_parameters
     from puna.model.adapter_config import AdapterConfig
     from puna.stages.training import adapted_model, first_model
+    from puna.train import loop
     from puna.train.config import TrainConfig
-    from puna.train.loop import train
     from puna.train.loss import next_token_loss
 
     lever = next(lever for lever in LEVERS if lever.key == key)
@@ -86,6 +87,7 @@ def child(key: str, size: str, folder: Path) -> None:
     settings = {"steps": steps, "log_every_steps": steps, "save_every_seconds": 0.0, "schedule": {"warmup_steps": 0}}
     config = TrainConfig.model_validate({**settings, **lever.train})
     torch.ones(64, 64) @ torch.ones(64, 64)  # the library's own buffers
+    loop.keep_freed_memory = lambda: None  # a heap that keeps what is freed would count its holes
     baseline, peaks, times = _peak(), list[int](), list[float]()
     if lever.adapter is None:
         model = first_model(load_config(folder), folder, seed=0)
@@ -104,7 +106,7 @@ def child(key: str, size: str, folder: Path) -> None:
         return next_token_loss(model, batch)
 
     with tempfile.TemporaryDirectory() as run:
-        train(model, loss=loss, batches=RandomRows(n_rows, length), config=config, run=Run(run))
+        loop.train(model, loss=loss, batches=RandomRows(n_rows, length), config=config, run=Run(run))
     seconds = [after - before for before, after in pairwise(times[WARM:])]
     figures = {
         "peak_gib": (peaks[0] - baseline) / 2**30,
@@ -127,7 +129,7 @@ class RandomRows:
         from puna.core.batch import PackedBatch
 
         n_rows, length = self._shape
-        tokens = np.random.default_rng(0).integers(0, 8_000, self._shape)
+        tokens = np.random.default_rng(0).integers(0, WIDTHS["vocab_size"], self._shape)
         return PackedBatch(
             tokens=tokens,
             targets=np.roll(tokens, -1, 1),

@@ -12,22 +12,25 @@ question at temperature 1, which is the model's own distribution; a checker judg
     curves       reward, right answers and KL while PPO trained; margin and accuracy while DPO trained
     hacking      PPO for the reward model's score alone, from SFT: does the score rise while right answers become fewer?
 
-Intervals are 95 %: bootstrap over questions, Wilson for greedy answers.
+Intervals are 95 %: bootstrap over questions, Wilson for greedy answers. The held-out problems are in two halves by a
+hash: settings of the long runs were chosen on `--part validation` alone, what is published is of the other half.
 
     python benchmarks/pass_at_k.py                # the models in runs/demo, after `puna demo`; about four minutes
+    python benchmarks/pass_at_k.py --long         # those of `puna run demo-long`: each method alone, with more time
     python benchmarks/pass_at_k.py --quick        # a tiny model, trained here on the whole way, under 50 s
     python benchmarks/pass_at_k.py --json         # the last line is one JSON object
     python benchmarks/pass_at_k.py --page pass_at_k.html
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,7 +64,9 @@ from puna.stages.training import load_start
 from puna.tokenizer import train as tokenizer_training
 from puna.tokenizer.chat_format import prompt as rendered
 
-MODELS = {"sft": "SFT", "rs": "rejection sampling", "dpo": "DPO", "ppo": "PPO"}
+MODELS = {"sft": "SFT", "rs": "rejection sampling", "dpo": "DPO", "ppo": "PPO", "critic": "PPO with a critic"}
+Part = Literal["validation", "report"]
+HALVES: tuple[Part, Part] = ("validation", "report")
 AT_ONCE = 64  # questions whose answers are drawn together
 TOKENS, CACHE, ROWS = 48, 65_536, 256
 
@@ -89,10 +94,18 @@ class Measured:
         return np.array([pass_at_k(self.draws, int(c), k) for c in self.right])
 
 
-def questions(n: int, seed: int, kinds: Sequence[str] | None) -> list[Task]:
-    """Held-out exercises as tasks; their payload is the exercise."""
-    drawn = generate("test", n=n, seed=seed, kinds=kinds, levels=(1,))
-    dialogs = [(e, e.as_dialog()) for e in drawn]
+def questions(n: int, seed: int, kinds: Sequence[str] | None, part: Part) -> list[Task]:
+    """Held-out exercises as tasks; their payload is the exercise.
+
+    Args:
+        n: How many, about.
+        seed: Of the stream.
+        kinds: Which; None means all.
+        part: The half of all held-out problems that settings are chosen on, or the other one, which is reported.
+    """
+    drawn = generate("test", n=2 * n, seed=seed, kinds=kinds, levels=(1,))
+    own = [e for e in drawn if HALVES[hashlib.sha256(e.key.encode()).digest()[0] % 2] == part]
+    dialogs = [(e, e.as_dialog()) for e in own]
     return [Task(f"{i}:{e.key}", type(d)(d.messages[:-1]), e.response, e) for i, (e, d) in enumerate(dialogs)]
 
 
@@ -311,9 +324,31 @@ def tiny_runs() -> None:
         assert puna([{"rs": "sft"}.get(verb, verb), f"{verb}.toml"]) == 0, verb
 
 
+def models_in(runs: Path, *, long: bool) -> dict[str, Path]:
+    """The models that are there.
+
+    Args:
+        runs: Folder of the demo's runs.
+        long: Take the later steps from the long runs beside it.
+
+    Raises:
+        MissingError: Nothing was trained yet.
+    """
+    more = runs.with_name(f"{runs.name}-long")
+    later = {"rs": more / "rs-4", "dpo": more / "dpo-3", "ppo": more / "ppo-2", "critic": more / "ppo-critic"}
+    if not long:
+        later = {"rs": runs / "rs", "dpo": runs / "dpo", "ppo": runs / "assistant"}
+    folders = {key: path for key, path in {"sft": runs / "sft", **later}.items() if path.is_dir()}
+    if "sft" not in folders:
+        raise MissingError(f"{runs}/sft is not there. Type `puna demo` first, or --quick for a tiny model.")
+    if long and len(folders) == 1:
+        raise MissingError(f"{more} is not there. Type `puna run demo-long` first.")
+    return folders
+
+
 def run(folders: Mapping[str, Path], reward: Path | None, recipe: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measures every model, tells the table, and writes the page."""
-    tasks = questions(args.questions, args.seed, TINY_KINDS if args.quick else None)
+    tasks = questions(args.questions, args.seed, TINY_KINDS if args.quick else None, args.part)
     found = {}
     for name, path in folders.items():
         console.say(f"{MODELS[name]}: {args.samples} answers to each of {len(tasks)} questions")
@@ -365,9 +400,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model trained here, under 50 s")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--runs", type=Path, default=Path("runs/demo"), help="folder of the demo's runs")
-    parser.add_argument("--questions", type=int, default=1000, help="held-out questions")
+    parser.add_argument("--long", action="store_true", help="the models of `puna run demo-long`")
+    parser.add_argument("--questions", type=int, default=1000, help="held-out questions, about")
+    parser.add_argument("--part", choices=HALVES, default="report", help="half of the held-out problems")
     parser.add_argument("--samples", type=int, default=16, help="answers to each")
-    parser.add_argument("--seed", type=int, default=9, help="of the questions; 9 are those of the demo's scores")
+    parser.add_argument("--seed", type=int, default=31, help="of the questions")
     parser.add_argument("--hack-steps", type=int, default=120, help="steps for the reward model alone; 0 leaves it out")
     parser.add_argument("--page", type=Path, help="write an HTML page here")
     args = parser.parse_args()
@@ -378,13 +415,10 @@ def main() -> None:
         args.page = args.page and args.page.absolute()
         with tempfile.TemporaryDirectory(prefix="puna-pass-at-k-") as folder, chdir(folder):
             tiny_runs()
-            names = {name: Path("runs") / name for name in MODELS}
+            names = {name: Path("runs") / name for name in ("sft", "rs", "dpo", "ppo")}
             report = run(names, Path("runs/reward"), "ppo.toml", args)
     else:
-        places = {"sft": "sft", "rs": "rs", "dpo": "dpo", "ppo": "assistant"}
-        folders = {key: args.runs / name for key, name in places.items() if (args.runs / name).is_dir()}
-        if "sft" not in folders:
-            raise MissingError(f"{args.runs}/sft is not there. Type `puna demo` first, or --quick for a tiny model.")
+        folders = models_in(args.runs, long=args.long)
         reward = args.runs / "reward"
         report = run(folders, reward if reward.is_dir() else None, "demo/ppo", args)
     if args.json:

@@ -20,13 +20,14 @@ def test_every_shipped_recipe_is_in_order():
 
 def test_each_method_has_a_recipe_of_each_size_it_can_be_run_in():
     names = recipes.recipe_names()
-    assert {"sft/1b", "sft/8b", "sft/70b", "rm/1b", "rm/8b", "dpo/1b", "dpo/8b", "ppo/1b"} <= set(names)
+    sizes = {f"{method}/{size}" for method in ("sft", "rm", "dpo", "ppo") for size in ("1b", "8b", "70b")}
+    assert sizes <= set(names)
     assert {"demo/sft", "demo/rm", "demo/dpo", "demo/ppo"} <= set(names)
 
 
 @pytest.mark.parametrize(
     ("name", "size", "processes"),
-    [("sft/8b", "8B", 8), ("sft/70b", "70B", 64), ("rm/8b", "8B", 8), ("dpo/8b", "8B", 8)],
+    [("sft/8b", "8B", 8), ("sft/70b", "70B", 64), ("rm/8b", "8B", 8), ("rm/70b", "70B", 64), ("dpo/8b", "8B", 8)],
 )
 def test_the_layout_of_a_large_recipe_is_one_that_can_be(name, size, processes):
     from puna.model.config import SIZES

@@ -173,3 +173,9 @@ def test_a_stage_verb_names_the_command_that_makes_a_missing_input(tokenizer_rec
     assert main.run(["tokenize", "train", "tok.toml"]) == 3
     assert "Make it first: puna curate corpus.toml" in capfd.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_pipeline_names_the_command_that_makes_a_missing_input(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["run", "demo-long", "--dry-run"]) == 3
+    assert "model runs/demo/sft is not there. Make it first: puna run demo" in capfd.readouterr().err

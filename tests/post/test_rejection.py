@@ -88,11 +88,11 @@ def test_a_task_that_is_never_solved_gives_its_reference_as_chosen_and_says_so(t
     hard = {f"{a}+{a + 1}" for a in range(10) if (a + 1) % 4 == 2}
     from_reference = {p.prompt.messages[0].content for p in pairs if p.source == "reference"}
     assert hard <= from_reference and result.n_reference_pairs == len(from_reference)
-    without = reject(tasks(), Adder(), check, replace_config(use_reference=False), tmp_path / "b")
+    without = reject(tasks(), Adder(), check, changed(use_reference=False), tmp_path / "b")
     assert without.n_reference_pairs == 0 and without.n_pairs == result.n_pairs - len(from_reference)
 
 
-def replace_config(**changes):
+def changed(**changes):
     return CONFIG.model_copy(update=changes)
 
 
@@ -123,14 +123,14 @@ def test_half_a_call_in_the_file_is_drawn_again(tmp_path):
 def test_a_finished_run_draws_nothing_and_may_choose_other_rows(tmp_path):
     first = reject(tasks(), Adder(), check, CONFIG, tmp_path)
     unused = Adder()
-    more = reject(tasks(), unused, check, replace_config(pairs_per_task=4), tmp_path)
+    more = reject(tasks(), unused, check, changed(pairs_per_task=4), tmp_path)
     assert unused.calls == 0 and more.n_pairs > first.n_pairs and more.statistics == first.statistics
 
 
 def test_samples_of_other_settings_tasks_or_models_are_refused(tmp_path):
     reject(tasks(), Adder(), check, CONFIG, tmp_path)
     for arguments, named in [
-        ((tasks(), Adder(), check, replace_config(temperature=0.5)), "temperature"),
+        ((tasks(), Adder(), check, changed(temperature=0.5)), "temperature"),
         ((tasks(9), Adder(), check, CONFIG), "tasks"),
     ]:
         with pytest.raises(UsageError, match=named):
@@ -140,7 +140,7 @@ def test_samples_of_other_settings_tasks_or_models_are_refused(tmp_path):
 
 
 def test_the_seed_decides_the_draws_and_nothing_else_does(tmp_path):
-    for name, config in [("a", CONFIG), ("b", CONFIG), ("c", replace_config(seed=4))]:
+    for name, config in [("a", CONFIG), ("b", CONFIG), ("c", changed(seed=4))]:
         reject(tasks(), Adder(), check, config, tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert contents(tmp_path / "a")["sft.jsonl"] != contents(tmp_path / "c")["sft.jsonl"] or (
@@ -151,7 +151,7 @@ def test_the_seed_decides_the_draws_and_nothing_else_does(tmp_path):
 def test_impossible_requests_are_told_together(tmp_path):
     twice = [tasks()[0], tasks()[0]]
     with pytest.raises(ConfigError) as raised:
-        reject(twice, Adder(), check, replace_config(temperature=0.0), tmp_path)
+        reject(twice, Adder(), check, changed(temperature=0.0), tmp_path)
     assert len(raised.value.problems) == 2 and "'t0' occurs twice" in raised.value.problems[0]
     with pytest.raises(ConfigError, match="no tasks"):
         reject([], Adder(), check, CONFIG, tmp_path)
@@ -285,3 +285,26 @@ def test_choices_that_need_scores_are_refused_without_them(tmp_path):
         reject(tasks(4), Adder(), check, CONFIG.model_copy(update={"selection": "best"}), tmp_path)
     with pytest.raises(ConfigError, match="nothing judges the answers"):
         reject(tasks(4), Adder(), None, CONFIG, tmp_path)
+
+
+def test_tasks_that_are_too_hard_or_too_easy_give_no_rows_and_are_not_drawn_again(tmp_path):
+    every = reject(tasks(40), Adder(), check, CONFIG, tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()[1:]]
+    shares = {r["task"]: sum(a["correct"] for a in r["answers"]) / len(r["answers"]) for r in records}
+    drawn = Adder()
+    middling = changed(right_between=(0.1, 0.34))
+    fewer = reject(tasks(40), drawn, check, middling, tmp_path)
+    kept = sum(0.1 <= share <= 0.34 for share in shares.values())
+    assert drawn.calls == 0 and fewer.statistics == every.statistics
+    assert 0 < fewer.n_imitations == kept < every.n_imitations and 0 < fewer.n_pairs <= kept < every.n_pairs
+    assert fewer.n_reference_pairs == 0 < every.n_reference_pairs
+
+
+@pytest.mark.parametrize("bounds", [(0.5, 0.1), (-0.1, 1.0), (0.0, 1.5)])
+def test_bounds_that_hold_no_share_are_refused(tmp_path, bounds):
+    with pytest.raises(ConfigError) as caught:
+        reject(tasks(), Adder(), check, changed(right_between=bounds), tmp_path)
+    assert "right_between" in caught.value.problems[0]
+    with pytest.raises(ConfigError, match="needs a verifier"):
+        config = changed(right_between=(0.1, 0.9))
+        reject(tasks(), Adder(), None, config, tmp_path, scores=lambda asked: [[0.0] * len(a) for _, a in asked])

@@ -80,7 +80,7 @@ def test_a_script_stops_at_the_first_wrong_case(box):
         ({"prompt": "x", "test_list": []}, "'test_list' must be a list"),
         ({"prompt": "x", "inputs": ["1"], "outputs": []}, "'outputs' must be a list"),
         ({"prompt": "x", "inputs": ["1"], "outputs": ["1", "2"]}, "1 inputs and 2 outputs"),
-        ({"test_list": ["assert 1"]}, "'text' must be a text"),
+        ({"test_list": ["assert 1"]}, "a problem has its question in 'prompt' or 'text'"),
     ],
 )
 def test_a_row_without_what_it_needs_is_refused_by_name(row, said):

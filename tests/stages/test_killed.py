@@ -11,11 +11,13 @@ from puna.core.files import fingerprint
 from tests.tiny import write_tiny_pipeline
 
 PRODUCTS = ("corpus", "tokenizer", "shards", "base", "sft", "rs", "reward", "dpo", "assistant")
+COMMAND = ("run", "recipes/run.toml")
 
 
-def begin(folder):
+def begin(folder, *command):
+    """A `puna` command as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "puna.cli.main", "run", "recipes/run.toml"],
+        [sys.executable, "-m", "puna.cli.main", *command],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -48,13 +50,13 @@ def test_kills_change_nothing(tmp_path):
     calm, rough = tmp_path / "calm", tmp_path / "rough"
     for folder in (calm, rough):
         write_tiny_pipeline(folder)
-    finish(begin(calm))
+    finish(begin(calm, *COMMAND))
     runs = rough / "runs"
-    assert kill_once_there(begin(rough), runs / "corpus" / "work")
-    assert kill_once_there(begin(rough), runs / "base" / "checkpoints" / "step-00000020")
-    assert kill_once_there(begin(rough), runs / "reward" / "checkpoints" / "step-00000004")
-    assert kill_once_there(begin(rough), runs / "assistant" / "checkpoints" / "step-00000003")
-    assert "resum" in finish(begin(rough))
+    assert kill_once_there(begin(rough, *COMMAND), runs / "corpus" / "work")
+    assert kill_once_there(begin(rough, *COMMAND), runs / "base" / "checkpoints" / "step-00000020")
+    assert kill_once_there(begin(rough, *COMMAND), runs / "reward" / "checkpoints" / "step-00000004")
+    assert kill_once_there(begin(rough, *COMMAND), runs / "assistant" / "checkpoints" / "step-00000003")
+    assert "resum" in finish(begin(rough, *COMMAND))
     for name in PRODUCTS:
         assert fingerprint(runs / name) == fingerprint(calm / "runs" / name), name
     scores = [json.loads((folder / "runs" / "summary.json").read_text())["exercises"] for folder in (calm, rough)]

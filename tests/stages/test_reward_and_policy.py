@@ -130,6 +130,46 @@ def test_what_cannot_work_is_told_with_its_exit_code(workplace, capsys):
         assert told in capsys.readouterr().err, arguments
 
 
+def test_files_that_cannot_be_used_are_told_by_a_dry_run(workplace, capsys):
+    for name, row in (("pairs", {"prompt": "a", "choosen": "b", "rejected": "c"}), ("prompts", {"promt": "a"})):
+        (workplace / f"bad-{name}.jsonl").write_text(json.dumps(row) + "\n")
+    (workplace / "dpo.toml").write_text('out = "runs/dpo"\nstart_from = "start"\npairs = ["bad-pairs.jsonl"]\n')
+    prompts = ["exercises=none", "prompts=['bad-prompts.jsonl']", "reward_model=start"]
+    (workplace / "sample.toml").write_text('out = "runs/sample"\nmodel = "start"\n')
+    for arguments, told in (
+        (["dpo", "dpo.toml"], "Did you mean 'chosen' instead of 'choosen'?"),
+        (["rm", "rm.toml", "preferences=['bad-pairs.jsonl']"], "the preferences cannot be used: 1 problem"),
+        (["rm", "rm.toml", "preferences=['pairs.jsonl', 'none.jsonl']"], "preferences=[PATH, ...]"),
+        (["ppo", "ppo.toml", *prompts], "Did you mean 'prompt' instead of 'promt'?"),
+        (
+            ["ppo", "ppo.toml", "exercises=none", "code.files=['bad-prompts.jsonl']"],
+            "its question in 'prompt' or 'text'",
+        ),
+        (["sample", "sample.toml", *prompts[1:]], "Did you mean 'prompt' instead of 'promt'?"),
+        (["ppo", "ppo.toml", "exercises.kinds=['reversed']"], "did you mean 'reverse'?"),
+        (["ppo", "ppo.toml", "critic=start", "policy.method=grpo"], "grpo has none"),
+    ):
+        assert puna([*arguments, "--dry-run"]) in (2, 3), arguments
+        assert told in capsys.readouterr().err, arguments
+    assert puna(["rm", "rm.toml", "held_out_fraction=0.999"]) == 2
+    assert "no prompt is left to learn from" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_run_is_no_file_of_pairs(workplace, capsys):
+    (workplace / "sample.toml").write_text(
+        """# puna sample sample
+out = "runs/sample"
+model = "start"
+exercises = { n = 16, kinds = ["end_letter"] }
+sampling = { samples_per_task = 2, max_tokens = 4, tasks_per_call = 8, temperature = 1.0 }
+"""
+    )
+    assert puna(["sample", "sample.toml"]) == 0
+    (workplace / "dpo.toml").write_text('out = "runs/dpo"\nstart_from = "start"\npairs = ["runs/sample"]\n')
+    assert puna(["dpo", "dpo.toml"]) == 2
+    assert "name its file: runs/sample/preferences.jsonl or" in capsys.readouterr().err
+
+
 def test_a_reward_model_does_not_write(workplace, capsys):
     assert puna(["rm", "rm.toml", "train.steps=1", "train.schedule.warmup_steps=0"]) == 0
     (workplace / "two.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')

@@ -50,10 +50,8 @@ max_tokens = 6
 """
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A model that learned to answer with one letter, often a wrong one."""
-    folder = tmp_path_factory.mktemp("start")
+def make_start(folder):
+    """Makes `sft` in a folder: a model that learned to answer with one letter, often a wrong one."""
     before = torch.get_num_threads()
     model = tiny_model(dtype=torch.float32)
     save_model(folder / "new", model, model.config, tokenizer=TOKENIZER)
@@ -67,6 +65,12 @@ train = {{ steps = 60, threads = 1, optim = {{ lr = 2e-2 }}, schedule = {{ warmu
     )
     assert puna(["sft", str(folder / "sft.toml")]) == 0
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    make_start(folder)
     return folder
 
 

@@ -25,7 +25,9 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, accept_drift
     interruption. STEP.key=value overrides a field of one step's recipe.
     """
     from puna.stages import pipeline, recipes
+    from puna.stages.makers import makers_near
 
     choose_waiting(tell=not dry_run)
     path = recipes.find_recipe(recipe)
-    pipeline.run_pipeline(path, overrides, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run)
+    flags = {"accept_drift": accept_drift, "fresh": fresh, "dry_run": dry_run}
+    pipeline.run_pipeline(path, overrides, **flags, makers=makers_near(path))

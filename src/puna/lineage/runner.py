@@ -148,7 +148,9 @@ def _input_fingerprint(step: Step, name: str, path: Path) -> str:
         again = f" Finish it first: {record.command}" if record.command else makes
         raise MissingError(f"{name} {path} is not finished (its state is {record.status!r}).{again}")
     if not path.exists():
-        raise MissingError(f"{name} {path} is not there.{makes or f' Put it there, or say where it is: {name}=PATH'}")
+        setting, _, place = name.rpartition(".")
+        where = f"{setting}=[PATH, ...]" if place.isdigit() else f"{name}=PATH"
+        raise MissingError(f"{name} {path} is not there.{makes or f' Put it there, or say where it is: {where}'}")
     if files.is_sealed(product_of(path)):
         return check(path)
     if path.is_dir() and not any(path.iterdir()):

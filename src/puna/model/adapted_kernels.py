@@ -171,25 +171,25 @@ class _FeedForward(torch.autograd.Function):
         needs_gradient: bool,
     ) -> Tensor:
         gate_up_ED, down_DF = gate_up.make(A, B), down.make(A_down, B_down)
-        out_TD, r_T1, ctx.kept = feed_forward_in_chunks(x_TD, gate_up_ED, down_DF, eps, needs_gradient)
-        ctx.save_for_backward(x_TD, r_T1, A, B, A_down, B_down)
-        ctx.merged = gate_up, down
+        out_TD, r_T1, kept = feed_forward_in_chunks(x_TD, gate_up_ED, down_DF, eps, needs_gradient)
+        ctx.save_for_backward(x_TD, r_T1, A, B, A_down, B_down, *kept)
+        ctx.merged, ctx.overwritten = (gate_up, down), False
         return out_TD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, r_T1, A, B, A_down, B_down = ctx.saved_tensors
+        x_TD, r_T1, A, B, A_down, B_down, *kept = ctx.saved_tensors
         gate_up, down = ctx.merged
-        kept, ctx.kept = ctx.kept, []  # overwritten below
-        assert kept, "a block with adapters goes through one backward only"
+        assert not ctx.overwritten, "a block with adapters goes through one backward only"
+        ctx.overwritten = True
         gate_up_ED, down_DF = gate_up.make(A, B), down.make(A_down, B_down)
         of_gate_up, of_down = _Gradients(A, B, gate_up.blocks), _Gradients(A_down, B_down, down.blocks)
         do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
         buffers, down_FD = Buffers(x_TD), down_DF.T.contiguous()
         chunks = token_chunks(len(gate_up_ED), x_TD, r_T1, do_TD, dx_TD)
-        for gate_up_EC, (x_CD, r_C1, do_CD, dx_CD) in zip(kept, chunks, strict=True):
-            shape = len(gate_up_ED) // 2, len(x_CD)
+        for saved_EC, (x_CD, r_C1, do_CD, dx_CD) in zip(kept, chunks, strict=True):
+            shape, gate_up_EC = (len(gate_up_ED) // 2, len(x_CD)), saved_EC.data  # overwritten, as there
             y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
             h_FC = swiglu_backward(product(down_FD, do_CD.T), gate_up_EC, out=buffers.take("h", shape))
             of_down.add(do_CD.T, h_FC.T)

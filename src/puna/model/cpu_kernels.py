@@ -181,15 +181,18 @@ class _FeedForward(torch.autograd.Function):
     def forward(
         ctx: Any, x_TD: Tensor, gate_up_ED: Tensor, down_DF: Tensor, eps: float, needs_gradient: bool
     ) -> Tensor:
-        out_TD, r_T1, ctx.kept = feed_forward_in_chunks(x_TD, gate_up_ED, down_DF, eps, needs_gradient)
-        ctx.save_for_backward(x_TD, r_T1, gate_up_ED, down_DF)
+        out_TD, r_T1, kept = feed_forward_in_chunks(x_TD, gate_up_ED, down_DF, eps, needs_gradient)
+        ctx.save_for_backward(x_TD, r_T1, gate_up_ED, down_DF, *kept)  # saved, so that checkpointing can take it away
+        ctx.overwritten = False
         return out_TD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, r_T1, gate_up_ED, down_DF = ctx.saved_tensors
-        kept, ctx.kept = ctx.kept, []  # overwritten below; a second backward (zero-bubble pipelines) makes it again
+        x_TD, r_T1, gate_up_ED, down_DF, *kept = ctx.saved_tensors
+        if ctx.overwritten:  # by the first backward of two (zero-bubble pipelines): make it again
+            kept = []
+        ctx.overwritten = True
         do_TD, dx_TD = grads[0].contiguous(), torch.empty_like(x_TD)
         d_gate_up_ED, d_down_FD, down_FD = None, None, down_DF.T.contiguous()
         buffers = Buffers(x_TD)
@@ -197,7 +200,7 @@ class _FeedForward(torch.autograd.Function):
         for number, (x_CD, r_C1, do_CD, dx_CD) in enumerate(chunks):
             shape = len(gate_up_ED) // 2, len(x_CD)
             y_CD = torch.mul(x_CD, r_C1, out=buffers.take("y", x_CD.shape))
-            gate_up_EC = kept[number] if kept else product(gate_up_ED, y_CD.T)
+            gate_up_EC = kept[number].data if kept else product(gate_up_ED, y_CD.T)  # .data: autograd need not know
             h_FC = swiglu_backward(product(down_FD, do_CD.T), gate_up_EC, out=buffers.take("h", shape))
             d_down_FD = accumulate(d_down_FD, h_FC, do_CD)
             d_gate_up_ED = accumulate(d_gate_up_ED, gate_up_EC, y_CD)
@@ -354,26 +357,25 @@ class _Attention(torch.autograd.Function):
             o_TKGH.narrow(0, block.first_row, block.rows).copy_(o_KRH.view(K, -1, G, H).transpose(0, 1))
             if keep:
                 kept[number] = p_KRC
-        ctx.save_for_backward(q_KTGH, k_KTH, v_KTH)
-        ctx.blocks, ctx.kept = blocks, kept if keep else None
+        ctx.save_for_backward(q_KTGH, k_KTH, v_KTH, *(kept if keep else ()))
+        ctx.blocks = blocks
         return o_TKGH.view(T, K * G * H)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q_KTGH, k_KTH, v_KTH = ctx.saved_tensors
+        q_KTGH, k_KTH, v_KTH, *kept = ctx.saved_tensors
         K, T, G, H = q_KTGH.shape
         do_KQH = grads[0].view(T, K, G, H).transpose(0, 1).reshape(K, T * G, H)
         q_KQH, k_KHT, v_KHT = q_KTGH.view(K, T * G, H), k_KTH.transpose(1, 2), v_KTH.transpose(1, 2)
         dq_KQH, dk_KTH, dv_KTH = torch.empty_like(q_KQH), torch.zeros_like(k_KTH), torch.zeros_like(v_KTH)
         largest = max(K * G * block.rows * block.columns for block in ctx.blocks)
         ds_buffer = q_KTGH.new_empty(largest)
-        kept, ctx.kept = ctx.kept, None
-        buffer = ds_buffer if kept is not None else q_KTGH.new_empty(largest)
+        buffer = ds_buffer if kept else q_KTGH.new_empty(largest)
         for number, block in enumerate(ctx.blocks):
             rows = block.first_row * G, block.rows * G
             q_KRH, do_KRH = q_KQH.narrow(1, *rows), do_KQH.narrow(1, *rows)
-            p_KRC = _probabilities(q_KQH, k_KHT, block, buffer, G) if kept is None else kept[number]
+            p_KRC = kept[number] if kept else _probabilities(q_KQH, k_KHT, block, buffer, G)
             ds_KRC = ds_buffer[: p_KRC.numel()].view(p_KRC.shape)
             _add_to_keys(dv_KTH, torch.bmm(p_KRC.transpose(1, 2), do_KRH), block)
             torch.bmm(do_KRH, _keys_of(v_KHT, block, 2), out=ds_KRC)

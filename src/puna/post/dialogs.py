@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -111,6 +112,9 @@ def read_prompts(paths: Sequence[Path | str], *, form: Form = "auto", max_proble
 
     def parse(row: Row) -> Dialog:
         value = row.value
+        if form == "auto" and not {"prompt", "messages", "conversations", "instruction"} & value.keys():
+            told = f"has the keys {keys_of(value)}; it must have a 'prompt', or be a dialog"
+            raise RowError(f"{told}.{meant(value, 'prompt', 'messages')}".rstrip("."))
         if isinstance(value.get("prompt"), list):
             value = {"messages": value["prompt"]}
         elif isinstance(value.get("prompt"), str):
@@ -213,13 +217,23 @@ def _detect(value: dict[str, Any]) -> Form:
         return "alpaca"
     raise RowError(
         f"has the keys {keys_of(value)}; a dialog has 'messages' (openai), 'conversations' (sharegpt) or "
-        "'instruction' and 'output' (alpaca)"
+        f"'instruction' and 'output' (alpaca).{meant(value, 'messages', 'conversations', 'instruction')}".rstrip(".")
     )
 
 
 def keys_of(value: dict[str, Any]) -> str:
     """The first keys of a row, for a message."""
     return ", ".join(repr(key) for key in list(value)[:8]) or "none"
+
+
+def meant(value: dict[str, Any], *wanted: str) -> str:
+    """A question about a key that is nearly one of those that are missing, or nothing."""
+    others = [key for key in value if key not in wanted]
+    for key in wanted:
+        near = get_close_matches(key, others, n=1) if key not in value else []
+        if near:
+            return f" Did you mean {key!r} instead of {near[0]!r}?"
+    return ""
 
 
 def _need(value: dict[str, Any], key: str, kind: type, form: str) -> Any:

@@ -202,7 +202,8 @@ def encode_pairs(
                 answers.append((chosen, rejected))
                 kept.append(preference)
     if not answers:
-        raise UsageError(f"none of {len(preferences)} preferences can be used: {dict(dropped)}. Raise sequence_length.")
+        told = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise UsageError(f"none of {len(preferences)} preferences can be used: {told}. Raise data.sequence_length.")
     return EncodedPairs(
         answers,
         sources=[preference.source or "pairs" for preference in kept],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from puna.core.dialog import Dialog, Message, Role
-from puna.post.dialogs import RowError, check_turns, keys_of, openai_messages, read_each, text_of
+from puna.post.dialogs import RowError, check_turns, keys_of, meant, openai_messages, read_each, text_of
 from puna.post.rows import Row, kind_of
 
 Strength = Literal["marginally_better", "slightly_better", "better", "significantly_better"]
@@ -104,7 +104,8 @@ def parse_prompted(row: Row, answers: Sequence[Any], name: str) -> tuple[Dialog,
         RowError: Something cannot be used.
     """
     if row.value.get("prompt") is None:
-        raise RowError(f"has the keys {keys_of(row.value)}; it must have a 'prompt'")
+        told = f"has the keys {keys_of(row.value)}; it must have a 'prompt'"
+        raise RowError(f"{told}.{meant(row.value, 'prompt')}".rstrip("."))
     prompt = _check("'prompt'", _answer(row.value["prompt"], "'prompt'", role="user"), ends_with=("user", "tool"))
     names = [name.format(number) for number in range(1, len(answers) + 1)]
     parsed = tuple(
@@ -123,7 +124,8 @@ def parse_preference(row: Row) -> Preference:
     value = row.value
     for key in ("chosen", "rejected"):
         if key not in value:
-            raise RowError(f"has the keys {keys_of(value)}; a preference must have 'chosen' and 'rejected'")
+            told = f"has the keys {keys_of(value)}; a preference must have 'chosen' and 'rejected'"
+            raise RowError(f"{told}.{meant(value, 'chosen', 'rejected')}".rstrip("."))
     chosen, rejected = _answer(value["chosen"], "'chosen'"), _answer(value["rejected"], "'rejected'")
     edited = _answer(value["edited"], "'edited'") if value.get("edited") else None
     if value.get("prompt") is not None:

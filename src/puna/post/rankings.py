@@ -83,7 +83,7 @@ def read_rankings(paths: Sequence[Path | str], *, max_problems: int = 20) -> lis
         CorruptError: A compressed file is cut short or damaged.
         ConfigError: Rows that cannot be used, each with file, line, what was got and what is allowed.
     """
-    return list(read_each(paths, _parse, what="rankings", max_problems=max_problems))
+    return list(read_each(paths, _parse, what="preferences", max_problems=max_problems))
 
 
 def _parse(row: Row) -> Ranking:
@@ -158,8 +158,10 @@ def encode_rankings(
         shared_prefix: The prompt once, or a copy before each answer.
 
     Raises:
-        UsageError: None fits.
+        UsageError: There is none, or none fits.
     """
+    if not rankings:
+        raise UsageError("no prompt is left to learn from. Lower held_out_fraction or data.least_strength.")
     kept, trees, dropped = [], [], Counter[str]()
     with console.progress("tokenizing rankings", total=len(rankings), unit="rankings") as progress:
         for ranking in rankings:
@@ -171,7 +173,8 @@ def encode_rankings(
                 kept.append(ranking)
                 trees.append(tree)
     if not trees:
-        raise UsageError(f"none of {len(rankings)} rankings can be used: {dict(dropped)}. Raise sequence_length.")
+        told = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise UsageError(f"none of {len(rankings)} prompts can be used: {told}. Raise data.sequence_length.")
     return EncodedRankings(kept, trees, dropped)
 
 

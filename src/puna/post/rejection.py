@@ -64,6 +64,8 @@ class RejectionConfig(Config):
     """Distinct right answers of a task that become fine-tuning rows."""
     pairs_per_task: int = Field(default=1, ge=0)
     """Pairs of a right and a wrong answer of a task."""
+    right_between: tuple[float, float] = (0.0, 1.0)
+    """Bounds, both included, of a task's share of right answers; the others, too hard or too easy, give no rows."""
     use_reference: bool = True
     """When no answer to a task is right, its reference answer takes the chosen side of a pair."""
     selection: Selection = "frequent"
@@ -199,6 +201,11 @@ def reject(
 
 def _check(tasks: Sequence[Task], config: RejectionConfig, *, has_verifier: bool, has_scores: bool) -> None:
     problems = []
+    low, high = config.right_between
+    if not 0.0 <= low <= high <= 1.0:
+        problems.append(f"right_between is [{low:g}, {high:g}]; give two shares of 0 to 1, the lower one first")
+    elif not has_verifier and config.right_between != (0.0, 1.0):
+        problems.append("right_between needs a verifier: here nothing says which answers are right; leave it out")
     if not (has_verifier or has_scores):
         problems.append("nothing judges the answers; give a verifier or a reward model")
     if not has_scores and (config.selection == "best" or config.best_share < 1.0):
@@ -337,15 +344,17 @@ def _append(path: Path, drawn: Sequence[Samples]) -> None:
 
 
 def _write(done: Sequence[Samples], config: RejectionConfig, folder: Path, *, by_score: bool) -> RejectionResult:
+    low, high = config.right_between
+    taught = [samples for samples in done if low <= samples.n_correct / len(samples.answers) <= high]
     rows = [
         row
-        for samples in done
+        for samples in taught
         for row in imitation_rows(samples, limit=config.answers_per_task, selection=config.selection, seed=config.seed)
     ]
     if config.best_share < 1.0:
         rows = best_rows(rows, config.best_share)
     pairs = list[Preference]()
-    for samples in done:
+    for samples in taught:
         if by_score:
             pairs += scored_pairs(samples, limit=config.pairs_per_task)
         else:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puna.core.errors import ConfigError, CorruptError, MissingError
+from puna.core.errors import ConfigError, CorruptError, MissingError, UsageError
+from puna.core.files import is_sealed
 from puna.data.compressed import Damage, read_lines
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
@@ -81,11 +82,15 @@ def find_files(paths: Sequence[Path | str]) -> list[Path]:
 
     Raises:
         MissingError: A path is not there, or a folder holds no such file.
+        UsageError: A folder is that of a run, whose files are of several kinds.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(entry for entry in path.iterdir() if entry.name.endswith(SUFFIXES))
+            if is_sealed(path):
+                rows = " or ".join(str(entry) for entry in inside if ".jsonl" in entry.suffixes)
+                raise UsageError(f"{path} is the folder of a finished run; name its file: {rows or 'it has none'}")
             if not inside:
                 raise MissingError(f"{path} holds no file that ends with {', '.join(SUFFIXES)}")
             files += inside

@@ -76,6 +76,9 @@ def read_problem(row: Mapping[str, Any]) -> CodeProblem:
         solution = row.get("canonical_solution")
         reference = stub + _text(row, "canonical_solution") if solution is not None else None
         return CodeProblem(name, question, FunctionTests(test, entry), stub, reference)
+    if not {"prompt", "text"} & row.keys():
+        keys = ", ".join(map(repr, row)) or "none"
+        raise ValueError(f"has the keys {keys}; a problem has its question in 'prompt' or 'text'")
     asked = _text(row, "prompt" if "prompt" in row else "text")
     reference = _text(row, "code") if row.get("code") is not None else None
     if "test_list" in row:

@@ -6,6 +6,7 @@ collection, stops until the labels are there and goes on (`annotate_people.py`);
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from puna.post.preferences.settings import CollectionSettings
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 LABELS = "labels.jsonl"
+_SIMULATED_START = 1_700_000_000  # seconds since 1970; simulated people look at a clock of their own
 
 
 class LabelRecipe(StageRecipe):
@@ -116,7 +118,10 @@ def _simulate(recipe: LabelRecipe, folder: RunFolder, items: Sequence) -> list:
     database = folder.work / "collection.db"
     for old in folder.work.glob("collection.db*"):  # a killed run begins again: simulated people do not mind
         old.unlink()
-    collection = Collection.create(database, items, settings=recipe.collection, durable=False)
+    ticks = count()  # the same seed gives the same bytes, whenever it is run
+    collection = Collection.create(
+        database, items, settings=recipe.collection, durable=False, now=lambda: _SIMULATED_START + next(ticks) / 1000
+    )
     simulate.run(collection, simulate.MIXED_CROWD, truth, seed=recipe.seed)
     if recipe.adjudicate:
         found = quality.check(items, collection.labels(), quality.QualityConfig(resamples=0))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from puna.core.config import Config
 from puna.core.dialog import Dialog, Message
-from puna.post.dialogs import RowError, read_each
+from puna.post.dialogs import RowError, read_each, read_prompts
 from puna.post.rejection import Task, Verdict
 from puna.post.rows import Row
 from puna.sandbox.problems import CodeProblem, code_of, read_problem, verify_code
@@ -59,6 +59,18 @@ class CodeVerifier:
         found = verify_code([task.payload for task, _ in pairs], [code_of(answer) for _, answer in pairs], self.sandbox)
         words = [("no code" if one.reason == "no code" else one.outcome) for one in found]
         return [Word(v.correct, "correct" if v.correct else word) for v, word in zip(found, words, strict=True)]
+
+
+def check_files(prompts: Sequence[Path], code: CodeConfig | None) -> None:
+    """Tell what is wrong with files that are there, before a run.
+
+    Raises:
+        ConfigError: Rows of them cannot be used, all told together.
+    """
+    if prompts and all(path.exists() for path in prompts):
+        read_prompts(prompts)
+    if code is not None and all(path.exists() for path in code.files):
+        code_tasks(code)
 
 
 def code_verifier(config: CodeConfig) -> CodeVerifier:

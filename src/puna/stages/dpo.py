@@ -62,7 +62,10 @@ def inputs(recipe: DpoRecipe) -> Mapping[str, Path]:
 def plan(recipe: DpoRecipe) -> Sequence[PlanRow]:
     """What the run costs, without the one forward pass of the reference."""
     from puna.checkpoint.format import load_config
+    from puna.post.preference_rows import read_preferences
 
+    if all(path.exists() for path in recipe.pairs):
+        read_preferences(recipe.pairs)  # what is wrong with them is told before the run
     shape = load_config(recipe.start_from)
     check_context(shape, recipe.data.sequence_length)
     data = recipe.data

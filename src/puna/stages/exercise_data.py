@@ -1,9 +1,10 @@
 """Exercises as data for the stages: dialogs to learn from, and tasks whose answers can be checked."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from puna.core.config import Config
 from puna.core.errors import UsageError
@@ -29,6 +30,16 @@ class ExerciseConfig(Config):
     """Difficulties to draw from."""
     turns: int = Field(default=1, ge=1)
     """The most exercises in one dialog."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _are_known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        for name in kinds:
+            if name not in generate.KINDS:
+                near = get_close_matches(name, generate.KINDS, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the kinds are {', '.join(generate.KINDS)}"
+                raise ValueError(f"exercise kind {name!r} is not known; {hint}")
+        return kinds
 
 
 def dialog_rows(config: ExerciseConfig) -> list[DialogRow]:

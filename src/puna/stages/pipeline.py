@@ -17,7 +17,7 @@ keys to that file, they are kept.
 
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ def run_pipeline(
     accept_drift: bool = False,
     fresh: bool = False,
     dry_run: bool = False,
+    makers: Mapping[Path, str] = {},
 ) -> None:
     """Run a pipeline to its end, or show what would be done.
 
@@ -90,12 +91,13 @@ def run_pipeline(
         accept_drift: Go on although settings or inputs of steps changed.
         fresh: Move the outputs of all steps aside and begin again.
         dry_run: Only look.
+        makers: For folders that no step makes, the command that does.
 
     Raises:
         ConfigError: Anything wrong in any of the recipes, all of it at once.
     """
     pipeline, planned = plan_pipeline(path, overrides)
-    makers = {step.out: step.command for step in planned}
+    makers = {**makers, **{step.out: step.command for step in planned}}
     for index, step in enumerate(planned):
         _say_header(planned, index, pipeline.out)
         console.command(step.command)

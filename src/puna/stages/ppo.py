@@ -13,7 +13,7 @@ from puna.model.adapter_config import AdapterConfig
 from puna.model.transformer import Transformer
 from puna.post.policy import PolicyConfig
 from puna.post.rejection import Task
-from puna.stages.checkable import CodeConfig, code_tasks, code_verifier
+from puna.stages.checkable import CodeConfig, check_files, code_tasks, code_verifier
 from puna.stages.exercise_data import ExerciseConfig, tasks, verify_exercise
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 from puna.stages.training import NEUTRAL, adapted_model, load_start
@@ -65,6 +65,8 @@ class PpoRecipe(StageRecipe):
             raise ValueError("give one of [exercises], [code] and prompts: their answers are judged differently")
         if self.adapter is not None and self.adapter.dropout:
             raise ValueError("adapter.dropout must be 0: with dropout the answers are not the policy's own")
+        if self.critic is not None and self.policy.method != "ppo":
+            raise ValueError(f"critic is for policy.method = 'ppo'; {self.policy.method} has none")
         if self.samples is not None and self.exercises is None:
             raise ValueError("samples says how hard exercises are; give the [exercises] table of that run")
         return self
@@ -81,6 +83,7 @@ def inputs(recipe: PpoRecipe) -> Mapping[str, Path]:
 
 def plan(recipe: PpoRecipe) -> Sequence[PlanRow]:
     """How much is drawn and learned."""
+    check_files(recipe.prompts, recipe.code)
     policy, steps = recipe.policy, recipe.train.steps
     iterations = -(-steps * recipe.train.accumulation // policy.batches_per_iteration)
     answers = iterations * policy.prompts * policy.samples

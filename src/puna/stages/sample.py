@@ -9,7 +9,7 @@ from puna.core import console
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
 from puna.post.rejection import RejectionConfig
-from puna.stages.checkable import CodeConfig, code_tasks, code_verifier
+from puna.stages.checkable import CodeConfig, check_files, code_tasks, code_verifier
 from puna.stages.exercise_data import ExerciseConfig, prompt_tasks, tasks, verify_exercise
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
@@ -56,6 +56,7 @@ def inputs(recipe: SampleRecipe) -> Mapping[str, Path]:
 
 def plan(recipe: SampleRecipe) -> Sequence[PlanRow]:
     """How much is drawn."""
+    check_files(recipe.prompts, recipe.code)
     if recipe.code:
         return [("answers", f"{recipe.sampling.samples_per_task} to each problem of {len(recipe.code.files)} files")]
     if recipe.prompts:
