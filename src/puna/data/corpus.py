@@ -70,6 +70,11 @@ class Corpus:
         """Names of the sources, in the recipe's order."""
         return list(self.manifest["order"])
 
+    @property
+    def token_count(self) -> dict[str, Any]:
+        """How its tokens were counted: `how` is counted, sampled or estimated."""
+        return dict(self.manifest["token_count"])
+
     def domain(self, source: str) -> str:
         """Domain of a source."""
         return self.manifest["sources"][source]["domain"]

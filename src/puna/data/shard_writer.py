@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import zstandard
@@ -32,35 +32,13 @@ from puna.core.interrupt import StopRequest
 from puna.data.corpus import Corpus
 from puna.data.document import Document
 from puna.data.documents import read_documents
+from puna.data.encoder import Encoder
 from puna.data.pool import default_workers, in_order
 from puna.data.shards import FORMAT, SUFFIXES, ShardSet, Split
 from puna.data.work import Work
 
 _BATCH_BYTES = 4 << 20
 _BYTES_PER_DOCUMENT = 64  # its end, and its line of provenance compressed
-
-
-class Encoder(Protocol):
-    """What shards need of a tokenizer."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        ...
-
-    @property
-    def specials(self) -> Any:
-        """Ids by name: `bos` and `end_of_text` are used."""
-        ...
-
-    def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[NDArray[np.uint32]]:
-        """Token ids of each text, without special tokens."""
-        ...
 
 
 class ShardsConfig(Config):
