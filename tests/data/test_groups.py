@@ -196,6 +196,8 @@ def test_a_sources_name_stands_for_its_groups(grouped):
     assert weights["crawl/en"] / weights["crawl/de"] == pytest.approx(sizes["crawl/en"] / sizes["crawl/de"])
     assert sum(weights.values()) == pytest.approx(1) and "books/en" not in weights
     assert sum(_mix(grouped, 50, shares={"crawl": 0.9}).weights[n] for n in sizes if n[0] == "c") == pytest.approx(0.9)
+    mixed = _mix(grouped, 50, shares={"crawl": 0.8, "crawl/sw": 0.2}, max_epochs=1000)
+    assert {name: mixed.weights[name] for name in weights} == pytest.approx(weights)
     with pytest.raises(ConfigError, match="Did you mean 'crawl/de'"):
         PackedLoader([grouped], weights={"crawl/d": 1}, rows=1, sequence_length=ROW, seed=0)
     held_out = PackedLoader([grouped], weights={"crawl": 1}, rows=1, sequence_length=ROW, seed=0)

@@ -5,7 +5,7 @@ from typing import Any
 
 from puna.core import console
 from puna.data.funnel import totals
-from puna.data.token_counts import head, tokens_in, told
+from puna.data.token_counts import head, how_counted, tokens_in, told
 
 
 def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
@@ -18,7 +18,7 @@ def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
     total = totals(manifest)
     languages = sorted(filter(None, total["languages"]))
     lines = ["---", "language:", *(f"- {language}" for language in languages or ["und"]), "---", "", f"# {title}", ""]
-    read, kept, how = total["read"], total["kept"], manifest["token_count"]
+    read, kept, how = total["read"], total["kept"], how_counted(manifest)
     estimated = ", estimated" if how["how"] == "estimated" else ""
     lines += [
         f"{kept['documents']:,} documents, {console.short_bytes(kept['bytes'])} of text ({tokens_in(kept, how)} "

@@ -18,6 +18,7 @@ from puna.core.errors import CorruptError, MissingError, UsageError
 from puna.core.files import read_json
 from puna.data.document import Document
 from puna.data.documents import read_documents
+from puna.data.token_counts import how_counted
 from puna.data.work import MANIFEST
 from puna.lineage.artifact import read_record
 
@@ -73,7 +74,7 @@ class Corpus:
     @property
     def token_count(self) -> dict[str, Any]:
         """How its tokens were counted: `how` is counted, sampled or estimated."""
-        return dict(self.manifest["token_count"])
+        return how_counted(self.manifest)
 
     def domain(self, source: str) -> str:
         """Domain of a source."""

@@ -39,7 +39,7 @@ from puna.data.sources import SourceEntry, tasks_of
 from puna.data.sources.jsonl import RecordFields
 from puna.data.sources.task import Task
 from puna.data.steps.registry import StepEntry
-from puna.data.token_counts import ESTIMATED, TokenCounter
+from puna.data.token_counts import TokenCounter
 from puna.data.work import WORK, Work, link
 
 PRODUCTS = ("documents", "ledger", "dropped", "reports", "quarantine.jsonl", "README.md", "report.html")
@@ -284,9 +284,8 @@ class _Flow:
             this.index: {task.name: read_json(self.job(this).folder(task) / DONE) for task in tasks}
             for this in self.planned.passes
         }
-        counter = self.planned.counter
-        how = counter.record if counter else ESTIMATED
-        manifest = make_manifest(self.config.sources, self.config.steps, self.planned.tasks, records, how)
+        counted = self.planned.counter.record if self.planned.counter else None
+        manifest = make_manifest(self.config.sources, self.config.steps, self.planned.tasks, records, counted)
         last = self.job(self.planned.passes[-1])
         for task in tasks:
             for what in ("documents", "ledger", "dropped"):

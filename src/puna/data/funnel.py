@@ -23,7 +23,7 @@ def make_manifest(
     steps: Sequence[StepConfig],
     tasks: Mapping[str, Sequence[Task]],
     records: Mapping[int, Mapping[str, Mapping[str, Any]]],
-    token_count: Mapping[str, Any],
+    token_count: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a corpus.
 
@@ -32,7 +32,7 @@ def make_manifest(
         steps: In the recipe's order.
         tasks: By source.
         records: By pass and task name, what the tasks wrote down.
-        token_count: How tokens were counted.
+        token_count: How tokens were counted, None where they were not.
     """
     named = name_steps(steps)
     first, last = records[min(records)], records[max(records)]
@@ -58,7 +58,7 @@ def make_manifest(
         }
     return {
         "format": FORMAT,
-        "token_count": dict(token_count),
+        **({"token_count": dict(token_count)} if token_count else {}),
         "order": [source.name for source in sources],
         "steps": [{"name": s.name, "kind": s.kind, "form": type(STEPS[s.kind]).__name__.lower()} for s in named],
         "sources": found,

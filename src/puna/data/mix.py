@@ -181,9 +181,12 @@ def _shares(
 def _set_parts(
     mix: dict[str, float], parts: Mapping[str, float], members: Mapping[str, list[str]], base: Mapping[str, float]
 ) -> dict[str, float]:
-    """Give some groups their part; within a group and among the rest, proportions stay."""
+    """Give some groups their part; within a group and among the rest, proportions stay.
+
+    Of groups that overlap the smaller one is served first: what it names is no longer the larger one's.
+    """
     taken: dict[str, float] = {}
-    for group, part in parts.items():
+    for group, part in sorted(parts.items(), key=lambda entry: len(members[entry[0]])):
         mine = [name for name in members[group] if name not in taken]
         shape = {name: mix[name] or base[name] for name in mine}
         whole = sum(shape.values())

@@ -145,7 +145,7 @@ def tokens_in(counts: Mapping[str, int], how: Mapping[str, Any]) -> Tokens:
 
     Args:
         counts: `documents`, `bytes`, and what `Tally` added about tokens.
-        how: A manifest's `token_count`.
+        how: What `how_counted` says of the manifest.
     """
     if how["how"] == "counted":
         return Tokens(counts.get("tokens", 0), 0.0)
@@ -162,6 +162,11 @@ def tokens_in(counts: Mapping[str, int], how: Mapping[str, Any]) -> Tokens:
     squares = counts["tokens_tokens"] - 2 * ratio * counts["tokens_bytes"] + ratio**2 * counts["bytes_bytes"]
     error = n_all * math.sqrt((1 - n / n_all) / n * max(0.0, squares) / (n - 1))
     return Tokens(round(ratio * n_bytes), error)
+
+
+def how_counted(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How the tokens of a corpus were counted, by its manifest: `how` is counted, sampled or estimated."""
+    return dict(manifest.get("token_count", ESTIMATED))
 
 
 def head(how: Mapping[str, Any]) -> str:

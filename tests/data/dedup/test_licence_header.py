@@ -147,16 +147,17 @@ def test_code_is_known_by_its_domain_or_its_language():
 
 
 def _headers(domain="code"):
-    """Small headers, each with other names, under one long licence; the last is a copy of the first."""
+    """Small headers, each with other names, under one very long licence; the last is a copy of the first."""
     rng = random.Random(0)
 
     def words(n):
         return ["".join(rng.choices("abcdefghijklmnop", k=7)) for _ in range(n)]
 
+    legal = _in("/*") + "/* Licence, continued: " + " ".join(words(500)) + " */\n"
     bodies = [
-        "".join(f"int {name}(long {arg});\n" for name, arg in zip(words(8), words(8), strict=True)) for _ in "1" * 12
+        "".join(f"int {name}(long {arg});\n" for name, arg in zip(words(5), words(5), strict=True)) for _ in range(12)
     ]
-    texts = [_in("/*") + "#pragma once\n" + body for body in [*bodies, bodies[0].replace("long", "short", 1)]]
+    texts = [legal + "#pragma once\n" + body for body in [*bodies, bodies[0].replace("long", "short", 1)]]
     return [Document(text, "s", f"h{i}", domain=domain, language="c") for i, text in enumerate(texts)]
 
 
