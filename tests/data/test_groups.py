@@ -100,6 +100,12 @@ def test_fields_of_records_group_too_and_names_can_stand_in_a_pattern(corpus, tm
     assert group_of(document, ["metadata.none", "metadata.absent", "licence"]) == "unknown/unknown/unknown"
 
 
+def test_a_field_that_no_document_has_is_said(corpus, tmp_path, capfd):
+    build_shards(corpus, _Bytes(), tmp_path, ShardsConfig(group_by=("language", "metadata.tpoic")))
+    said = capfd.readouterr().err
+    assert "no document has metadata.tpoic" in said and "has language" not in said
+
+
 def _mix(grouped, rows, **config):
     sizes = {name: source.n_tokens for name, source in grouped.sources().items()}
     return resolve_mix(MixConfig.model_validate(config), sizes, rows=rows, row_tokens=ROW)
@@ -140,6 +146,8 @@ def test_a_floor_keeps_the_other_languages_from_drowning(grouped):
     assert others == pytest.approx(0.4) and others > 2 * sum(
         _mix(grouped, 400, max_epochs=1000).weights[n] for n in ("crawl/de", "crawl/sw", "crawl/unknown")
     )
+    config["groups"]["other"] = ["!*/en"]  # of everything
+    assert _mix(grouped, 400, **config).weights == mixed.weights
     drawn = _drawn(_loader(grouped, mixed), 100)
     other = sum(n for name, n in drawn.items() if name not in ("crawl/en", "books/en"))
     assert other / drawn.total() == pytest.approx(0.4, abs=0.01)

@@ -7,7 +7,7 @@ no more files than one, and the way back from a token to its document is the sam
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -73,6 +73,17 @@ class GroupSorter:
     def sorted(self) -> list[tuple[str, list[tuple[Document, NDArray[np.uint32]]]]]:
         """Groups by name, each with its documents in the order in which they came."""
         return sorted(self._held.items())
+
+
+def empty_fields(fields: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Fields that no document had, by the names of all groups: most likely a typing error.
+
+    Args:
+        fields: What was grouped by.
+        names: Names of groups, without their source.
+    """
+    values = [name.split("/") for name in names]
+    return [field for i, field in enumerate(fields) if values and all(parts[i] == UNKNOWN for parts in values)]
 
 
 def group_names(record: dict[str, Any]) -> list[str]:

@@ -39,7 +39,7 @@ class MixConfig(Config):
 
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Named groups: glob patterns of source names, `code = ["github*", "stdlib"]`; what begins with `!` is taken away,
-    `other = ["crawl/*", "!*/en"]`."""
+    from everything where nothing else is named: `other = ["crawl/*", "!*/en"]`, `rest = ["!*/en"]`."""
     temperature: float = Field(default=1.0, ge=1)
     """1 weighs sources by size; higher gives small ones more."""
     shares: dict[str, float] = Field(default_factory=dict)
@@ -148,7 +148,7 @@ def _members(config: MixConfig, sizes: Mapping[str, int]) -> dict[str, list[str]
             members.setdefault(source, []).append(name)
     problems = []
     for group, patterns in config.groups.items():
-        taken = [pattern for pattern in patterns if not pattern.startswith("!")]
+        taken = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
         left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
         members[group] = [name for name in sizes if _fits(name, taken) and not _fits(name, left_out)]
         if not members[group]:

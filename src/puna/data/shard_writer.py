@@ -34,7 +34,7 @@ from puna.data.corpus import Corpus
 from puna.data.document import Document
 from puna.data.documents import read_documents
 from puna.data.encoder import Encoder
-from puna.data.groups import GroupField, GroupSorter, group_names
+from puna.data.groups import GroupField, GroupSorter, empty_fields, group_names
 from puna.data.pool import default_workers, in_order
 from puna.data.shards import FORMAT, SUFFIXES, ShardSet, Split
 from puna.data.work import Work
@@ -209,7 +209,7 @@ def build_shards(
                 bar.note(task.stem)
                 if stop.requested:
                     raise Stopped("tokenize stopped; finished shards are kept. The same command goes on from here.")
-    return _finish(work, tasks, tokenizer)
+    return _finish(work, tasks, tokenizer, config.group_by)
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def _write_task(
     return records + [writer.record for writer in writers.values()]
 
 
-def _finish(work: Work, tasks: Sequence[ShardTask], tokenizer: Encoder) -> ShardSet:
+def _finish(work: Work, tasks: Sequence[ShardTask], tokenizer: Encoder, group_by: Sequence[str]) -> ShardSet:
     records = [record for task in tasks for record in read_json(task.done(work))]
     sources: dict[str, Counter[str]] = {}
     groups: dict[str, Counter[str]] = {}
@@ -300,6 +300,9 @@ def _finish(work: Work, tasks: Sequence[ShardTask], tokenizer: Encoder) -> Shard
         counts.update({key: record[key] for key in ("documents", "tokens", "bytes")})
         for name, group in zip(group_names(record), record.get("groups", ()), strict=False):
             groups.setdefault(name, Counter()).update({key: group[key] for key in ("documents", "tokens")})
+    for field in empty_fields(group_by, [name.partition("/")[2] for name in groups]):
+        known = "the step `language` finds it" if field == "language" else "is it among the source's metadata_fields?"
+        console.warn(f"group_by: no document has {field}, so all are in one group; {known}")
     manifest = {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
