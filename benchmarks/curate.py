@@ -1,11 +1,12 @@
 """Curation beside datatrove: extraction, the whole way from WARC to filtered text, decisions compared.
 
-Two parts, each on the same real pages (the article extraction benchmark's 181 pages, packed as one WARC file):
+Three parts, each on the same real pages (the article extraction benchmark's 181 pages, packed as one WARC file):
 extractors against the gold text, by 4-gram precision and recall as that benchmark scores; and WARC -> extraction ->
 Gopher, C4, FineWeb rules in megabytes of HTML a CPU-second, start of all processes included, datatrove running the same
 steps on the same file in an environment of its own. datatrove has trafilatura alone; ours is measured with resiliparse,
 which is the default, with trafilatura as fast as it goes, and as datatrove calls it (`precision`), so that the gain of
-the extractor and that of everything else can be told apart. `filter_parity.py` compares the decisions.
+the extractor and that of everything else can be told apart. `filter_parity.py` compares the decisions. Last, what it
+costs to count the tokens of a page, with a vocabulary of 100,000.
 
     python -m venv peers/datatrove
     peers/datatrove/bin/pip install "datatrove[io,processing]" spacy lxml_html_clean
@@ -32,10 +33,12 @@ from puna.data.curate import CurateConfig, curate
 from puna.data.extract.html import extract
 from puna.data.places import open_binary
 from puna.data.sources.warc_records import http_response, read_records
+from puna.data.token_counts import TokenCounter
 
 HOME = Path(os.environ.get("PUNA_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 PAGES = HOME / "corpus" / "html_gold" / "article-extraction-benchmark.warc.gz"
 GOLD = HOME / "corpus" / "html_gold" / "article-extraction-benchmark.gold.json.gz"
+RANKS = HOME / "corpus" / "tokenizer" / "cl100k.tiktoken.gz"
 RULES = {
     "gopher repetition": {"kind": "gopher_repetition"},
     "gopher quality": {"kind": "gopher_quality"},
@@ -105,6 +108,20 @@ def measure_extractors(found: list[tuple[str, bytes, str]], gold: dict[str, str]
     return results
 
 
+def measure_counting(found: list[tuple[str, bytes, str]]) -> tuple[float, float]:
+    """CPU-seconds of the start of a process that counts tokens, and milliseconds a page."""
+    texts = [extract(html, charset, "resiliparse")["text"] for _, html, charset in found]
+    with tempfile.TemporaryDirectory() as name:
+        ranks = Path(name) / "ranks.tiktoken"
+        ranks.write_bytes(gzip.decompress(RANKS.read_bytes()))
+        start = time.process_time()
+        counter = TokenCounter.open(ranks)
+        counter.count(["a text"])
+        begun = time.process_time()
+        counter.count(texts)
+    return begun - start, 1e3 * (time.process_time() - begun) / len(texts)
+
+
 def our_flow(path: Path, folder: Path, extractor: str) -> float:
     """CPU-seconds of the whole way in a process of its own, its start and its extractor included."""
     line = [sys.executable, __file__, "--child", str(path), str(folder), extractor]
@@ -156,6 +173,9 @@ def main() -> None:
     extractors = measure_extractors(found[:60] if options.quick else found, gold)
     for name, (p, r, f1, speed) in extractors.items():
         print(f"extract {name:24} precision {p:.3f}  recall {r:.3f}  F1 {f1:.3f}  {speed:6.1f} MB of HTML/CPU-s")
+    if RANKS.is_file():
+        begin, each = measure_counting(found)
+        print(f"tokens  {begin:.2f} CPU-s to start, {each:.3f} ms a page")
     result["extract_f1"] = round(extractors["resiliparse"][2], 3)
     rounds, copies = (1, 1) if options.quick else (2, 4)
     has_peer = options.datatrove is not None and options.datatrove.exists()

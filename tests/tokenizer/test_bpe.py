@@ -189,6 +189,16 @@ def test_specials_of_another_layout_are_refused():
         Specials.of(10, ["<|begin_of_text|>"])
 
 
+def test_a_worker_that_is_sent_a_tokenizer_with_every_task_builds_its_engine_once(small):
+    data = pickle.dumps(small)
+    first = pickle.loads(data)
+    first.encode("the engine is built")
+    assert pickle.loads(data).engine is first.engine
+    other = pickle.loads(pickle.dumps(Tokenizer({bytes([byte]): byte for byte in range(256)})))
+    assert other.encode("é") == [0xC3, 0xA9]
+    assert pickle.loads(data).encode("the") == small.encode("the")
+
+
 def test_a_pickled_tokenizer_is_the_same(small):
     again = pickle.loads(pickle.dumps(small))
     assert again.fingerprint == small.fingerprint

@@ -137,14 +137,15 @@ def stats(corpus: Path, as_json: bool) -> None:
     from puna.core import console
     from puna.data import look
     from puna.data.corpus import Corpus
-    from puna.data.funnel import funnel, totals
+    from puna.data.funnel import as_json as funnel_as_json
+    from puna.data.funnel import columns, funnel
 
     opened = Corpus.open(corpus)
     tables = look.stats(opened)
     if as_json:
-        console.write(json.dumps({"funnel": totals(opened.manifest), **tables}, ensure_ascii=False) + "\n")
+        console.write(json.dumps({"funnel": funnel_as_json(opened), **tables}, ensure_ascii=False) + "\n")
         return
-    console.table("funnel", ["step", "documents", "bytes", "tokens, about", "top reasons"], funnel(opened))
+    console.table("funnel", columns(opened), funnel(opened))
     heads: dict[str, list[str]] = {"hosts": ["host", "documents"], "lengths": ["quantile", "bytes"]}
     for name, rows in tables.items():
         console.table(f"\n{name}", heads.get(name, [name[:-1], "documents", "bytes"]), rows[:40])

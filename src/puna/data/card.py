@@ -5,6 +5,7 @@ from typing import Any
 
 from puna.core import console
 from puna.data.funnel import totals
+from puna.data.token_counts import head, how_counted, tokens_in, told
 
 
 def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
@@ -17,16 +18,18 @@ def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
     total = totals(manifest)
     languages = sorted(filter(None, total["languages"]))
     lines = ["---", "language:", *(f"- {language}" for language in languages or ["und"]), "---", "", f"# {title}", ""]
-    read, kept = total["read"], total["kept"]
+    read, kept, how = total["read"], total["kept"], how_counted(manifest)
+    estimated = ", estimated" if how["how"] == "estimated" else ""
     lines += [
-        f"{kept['documents']:,} documents, {console.short_bytes(kept['bytes'])} of text, kept of {read['documents']:,} "
-        f"that were read. `documents/` holds them as Parquet; `ledger/` says for every document that was read what "
-        "became of it and why.",
+        f"{kept['documents']:,} documents, {console.short_bytes(kept['bytes'])} of text ({tokens_in(kept, how)} "
+        f"tokens{estimated}), kept of {read['documents']:,} that were read. {told(how)}",
+        "",
+        "`documents/` holds them as Parquet; `ledger/` says of all that was read what became of it and why.",
         "",
         "## Sources",
         "",
         *_table(
-            ["source", "kind", "domain", "licence", "read", "kept", "could not be read"],
+            ["source", "kind", "domain", "licence", "read", "kept", head(how), "could not be read"],
             [
                 [
                     n,
@@ -35,6 +38,7 @@ def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
                     s["licence"] or "as the records say",
                     s["read"]["documents"],
                     s["kept"]["documents"],
+                    tokens_in(s["kept"], how),
                     sum(s["problems"].values()),
                 ]
                 for n, s in manifest["sources"].items()
@@ -43,9 +47,16 @@ def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
         "## Steps",
         "",
         *_table(
-            ["step", "form", "documents in", "documents out", "main reasons"],
+            ["step", "form", "documents in", "documents out", f"{head(how)}, out", "main reasons"],
             [
-                [step["name"], step["form"], n["in"]["documents"], n["out"]["documents"], _reasons(n)]
+                [
+                    step["name"],
+                    step["form"],
+                    n["in"]["documents"],
+                    n["out"]["documents"],
+                    tokens_in(n["out"], how),
+                    _reasons(n),
+                ]
                 for step in manifest["steps"]
                 for n in [total["steps"][step["name"]]]
             ],
@@ -53,8 +64,11 @@ def card(manifest: Mapping[str, Any], *, title: str = "Corpus") -> str:
     ]
     for name in ("languages", "licences"):
         ordered = sorted(total[name].items(), key=lambda item: (-item[1]["bytes"], item[0]))
-        rows = [[key or "(unknown)", n["documents"], console.short_bytes(n["bytes"])] for key, n in ordered[:50]]
-        lines += [f"## {name.capitalize()}", "", *_table([name[:-1], "documents", "text"], rows)]
+        rows = [
+            [key or "(unknown)", n["documents"], console.short_bytes(n["bytes"]), tokens_in(n, how)]
+            for key, n in ordered[:50]
+        ]
+        lines += [f"## {name.capitalize()}", "", *_table([name[:-1], "documents", "text", head(how)], rows)]
     lines += [
         "## Known limits",
         "",

@@ -18,6 +18,7 @@ from puna.core.errors import CorruptError, MissingError, UsageError
 from puna.core.files import read_json
 from puna.data.document import Document
 from puna.data.documents import read_documents
+from puna.data.token_counts import how_counted
 from puna.data.work import MANIFEST
 from puna.lineage.artifact import read_record
 
@@ -69,6 +70,11 @@ class Corpus:
     def sources(self) -> list[str]:
         """Names of the sources, in the recipe's order."""
         return list(self.manifest["order"])
+
+    @property
+    def token_count(self) -> dict[str, Any]:
+        """How its tokens were counted: `how` is counted, sampled or estimated."""
+        return how_counted(self.manifest)
 
     def domain(self, source: str) -> str:
         """Domain of a source."""

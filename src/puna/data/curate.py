@@ -39,6 +39,7 @@ from puna.data.sources import SourceEntry, tasks_of
 from puna.data.sources.jsonl import RecordFields
 from puna.data.sources.task import Task
 from puna.data.steps.registry import StepEntry
+from puna.data.token_counts import TokenCounter
 from puna.data.work import WORK, Work, link
 
 PRODUCTS = ("documents", "ledger", "dropped", "reports", "quarantine.jsonl", "README.md", "report.html")
@@ -56,6 +57,11 @@ class CurateConfig(Config):
     document, and thresholds can be changed later without reading any text again."""
     dropped_samples: int = Field(default=5, ge=0)
     """Dropped documents to keep for each reason of each task."""
+    tokenizer: Path | None = None
+    """Tokenizer folder, `tokenizer.json` or ranks file that counts tokens at every step; without one they are estimated
+    from bytes."""
+    token_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Part of the documents whose tokens are counted, chosen by their ids; below 1 figures have a standard error."""
 
     @model_validator(mode="after")
     def _sources_fit_together(self) -> Self:
@@ -64,6 +70,12 @@ class CurateConfig(Config):
         twice = [name for name, n in Counter(source.name for source in self.sources).items() if n > 1]
         if twice:
             raise ValueError(f"two sources are called {', '.join(map(repr, twice))}; give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _a_fraction_has_a_tokenizer(self) -> Self:
+        if self.token_fraction < 1 and self.tokenizer is None:
+            raise ValueError(f"token_fraction is {self.token_fraction:g}, and no tokenizer counts: set tokenizer")
         return self
 
     @model_validator(mode="after")
@@ -92,11 +104,13 @@ class CuratePlan:
         tasks: Tasks by source name.
         passes: The passes over the text.
         disk_bytes: Disk needed while it works, about.
+        counter: What counts tokens, None for nothing.
     """
 
     tasks: dict[str, list[Task]]
     passes: list[Pass]
     disk_bytes: int
+    counter: TokenCounter | None = None
 
     @property
     def all_tasks(self) -> list[Task]:
@@ -120,17 +134,20 @@ def plan(config: CurateConfig) -> CuratePlan:
     """List the work without doing any of it.
 
     Raises:
-        MissingError: A source has nothing to read.
+        MissingError: A source has nothing to read, or the tokenizer is not there.
     """
+    counter = TokenCounter.open(config.tokenizer, config.token_fraction) if config.tokenizer else None
     tasks = {source.name: tasks_of(source) for source in config.sources}
     passes = cut(
         config.steps,
         source_key=source_key(config.sources, tasks),
         keep_all=config.keep == "all",
         samples=config.dropped_samples,
+        counted=counter.record if counter else None,
     )
     # work and product are two compressed copies of at most what was read; text shrinks about threefold
-    return CuratePlan(tasks, passes, disk_bytes=2 * sum(t.n_bytes for ts in tasks.values() for t in ts) // 3)
+    disk_bytes = 2 * sum(t.n_bytes for ts in tasks.values() for t in ts) // 3
+    return CuratePlan(tasks, passes, disk_bytes, counter)
 
 
 def curate(
@@ -223,7 +240,8 @@ class _Flow:
         before = self.planned.passes[this.index - 1] if this.index else None
         sources = {source.name: source for source in self.config.sources}
         keep_all = self.config.keep == "all"
-        return Job(this, before, self.work.path, sources, keep_all, self.config.dropped_samples)
+        samples, counter = self.config.dropped_samples, self.planned.counter
+        return Job(this, before, self.work.path, sources, keep_all, samples, counter)
 
     def map(self, this: Pass, tasks: Sequence[Task], run: Executor, stop: StopRequest) -> None:
         """Do what is missing of a pass."""
@@ -266,7 +284,8 @@ class _Flow:
             this.index: {task.name: read_json(self.job(this).folder(task) / DONE) for task in tasks}
             for this in self.planned.passes
         }
-        manifest = make_manifest(self.config.sources, self.config.steps, self.planned.tasks, records)
+        counted = self.planned.counter.record if self.planned.counter else None
+        manifest = make_manifest(self.config.sources, self.config.steps, self.planned.tasks, records, counted)
         last = self.job(self.planned.passes[-1])
         for task in tasks:
             for what in ("documents", "ledger", "dropped"):

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 Scalar = str | int | float | bool | None
 
@@ -74,6 +74,18 @@ class Document:
             "offset": self.offset,
             "metadata": dict(self.metadata),
         }
+
+
+class Size(NamedTuple):
+    """How large a document is.
+
+    Attributes:
+        n_bytes: Of its text in UTF-8.
+        n_tokens: None where they are not counted.
+    """
+
+    n_bytes: int
+    n_tokens: int | None = None
 
 
 def document_id(source: str, url: str, text: str) -> str:

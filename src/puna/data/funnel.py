@@ -1,8 +1,8 @@
 """The funnel: from the records of all tasks to one account of a corpus, and its rows for a table.
 
 Counted for each source and step: documents and bytes that came in, went out, and were dropped by each reason; what
-edits did; what could not be read, and records that are no document. Tokens are estimated from bytes until a tokenizer
-has seen the text.
+edits did; what could not be read, and records that are no document. Tokens are counted by the recipe's tokenizer;
+without one they are estimated from bytes, and every table says so.
 """
 
 from collections import Counter
@@ -15,8 +15,7 @@ from puna.data.passes import name_steps
 from puna.data.sources.task import SourceConfig, Task
 from puna.data.steps.registry import STEPS
 from puna.data.steps.step import StepConfig
-
-BYTES_PER_TOKEN = 4.4  # English web text under a 128K vocabulary; other scripts and code differ
+from puna.data.token_counts import head, tokens_in
 
 
 def make_manifest(
@@ -24,6 +23,7 @@ def make_manifest(
     steps: Sequence[StepConfig],
     tasks: Mapping[str, Sequence[Task]],
     records: Mapping[int, Mapping[str, Mapping[str, Any]]],
+    token_count: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The manifest of a corpus.
 
@@ -32,6 +32,7 @@ def make_manifest(
         steps: In the recipe's order.
         tasks: By source.
         records: By pass and task name, what the tasks wrote down.
+        token_count: How tokens were counted, None where they were not.
     """
     named = name_steps(steps)
     first, last = records[min(records)], records[max(records)]
@@ -57,6 +58,7 @@ def make_manifest(
         }
     return {
         "format": FORMAT,
+        **({"token_count": dict(token_count)} if token_count else {}),
         "order": [source.name for source in sources],
         "steps": [{"name": s.name, "kind": s.kind, "form": type(STEPS[s.kind]).__name__.lower()} for s in named],
         "sources": found,
@@ -105,18 +107,42 @@ def totals(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def columns(corpus: Corpus) -> list[str]:
+    """Heads of the funnel's columns; that of the tokens says how they were counted."""
+    return ["step", "documents", "bytes", head(corpus.token_count), "top reasons"]
+
+
 def funnel(corpus: Corpus) -> list[tuple[str, str, str, str, str]]:
-    """Rows of the funnel over all sources: step, documents, bytes, tokens (estimated), top reasons."""
-    total = totals(corpus.manifest)
-    rows = [_row("read", total["read"], "; ".join(f"{n} could not be read: {r}" for r, n in total["problems"].items()))]
+    """Rows of the funnel over all sources: step, documents, bytes, tokens, top reasons."""
+    total, how = totals(corpus.manifest), corpus.token_count
+    unread = "; ".join(f"{n} could not be read: {r}" for r, n in total["problems"].items())
+    rows = [_row("read", total["read"], how, unread)]
     if total["skipped"]:
         n = sum(total["skipped"].values())
         rows.append(("(no document)", str(n), "-", "-", "; ".join(_largest(total["skipped"]))))
     for name, step in total["steps"].items():
         dropped = {r.partition(": ")[2] or r: counts["documents"] for r, counts in step["dropped"].items()}
         said = [f"-{text}" for text in _largest(dropped)] + _largest(step["edits"])
-        rows.append(_row(name, step["out"], "; ".join(said)))
+        rows.append(_row(name, step["out"], how, "; ".join(said)))
     return rows
+
+
+def as_json(corpus: Corpus) -> dict[str, Any]:
+    """`totals`, with `tokens` and `tokens_error` in every counter, and in `token_count` how they were counted.
+
+    The error is a standard error: 0 where every document was counted, null where tokens are estimated from bytes.
+    """
+
+    def counted(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        if "documents" not in value or "bytes" not in value:
+            return {key: counted(inner) for key, inner in value.items()}
+        tokens = tokens_in(value, corpus.token_count)
+        sizes = {"documents": value["documents"], "bytes": value["bytes"]}
+        return {**sizes, "tokens": tokens.n, "tokens_error": tokens.error}
+
+    return {**counted(totals(corpus.manifest)), "token_count": corpus.token_count}
 
 
 def _largest(counts: Mapping[str, int], most: int = 3) -> list[str]:
@@ -126,8 +152,8 @@ def _largest(counts: Mapping[str, int], most: int = 3) -> list[str]:
     return [f"{n} {what}" for what, n in ordered[:most]] + ([f"{sum(others)} others"] if others else [])
 
 
-def _row(name: str, counts: Mapping[str, int], note: str) -> tuple[str, str, str, str, str]:
-    tokens = console.short_number(counts["bytes"] / BYTES_PER_TOKEN)
+def _row(name: str, counts: Mapping[str, int], how: Mapping[str, Any], note: str) -> tuple[str, str, str, str, str]:
+    tokens = str(tokens_in(counts, how))
     return name, str(counts["documents"]), console.short_bytes(counts["bytes"]), tokens, note
 
 

@@ -7,6 +7,8 @@ A task's ledger travels from pass to pass beside its documents and ends in the c
     step reason value twin                          0 and "kept", or the number of the step that dropped it, and why
     stored                                          whether its text lies beside the ledger
     KIND.NAME ...                                   scores; null where it was not measured
+    tokens.read tokens.left                         with a tokenizer, where it is counted: of the text as it was read,
+                                                    and as it is at the end, or was when it was dropped
     KIND:reason                                     with `keep = "all"`: why an edit would drop it
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from puna.data.document import Document
+from puna.data.document import Document, Size
 from puna.data.documents import TableWriter, read_table
 from puna.data.steps.step import Verdict
 
@@ -104,9 +106,11 @@ class Ledger:
             for name, value in measured.items():
                 _put(self.scores.setdefault(f"{label}.{name}", []), row, float(value))
 
-    def edited(self, label: str, row: int, n_bytes: int, verdict: Verdict) -> None:
+    def edited(self, label: str, row: int, size: Size, verdict: Verdict) -> None:
         """Keep what an edit did, so that it need not be done again: the size after it, and whether it would drop."""
-        _put(self.scores.setdefault(f"{label}.bytes", []), row, float(n_bytes))
+        _put(self.scores.setdefault(f"{label}.bytes", []), row, float(size.n_bytes))
+        if size.n_tokens is not None:
+            _put(self.scores.setdefault(f"{label}.tokens", []), row, float(size.n_tokens))
         if not verdict.keep:
             _put(self.edits.setdefault(label, []), row, verdict.reason)
             _put(self.scores.setdefault(f"{label}.value", []), row, float(verdict.value))
@@ -119,6 +123,11 @@ class Ledger:
             for name, column in self.scores.items()
             if name.startswith(f"{label}.") and row < len(column) and (value := column[row]) is not None
         }
+
+    def score_at(self, name: str, row: int) -> float | None:
+        """One score of a row by its column's name; None when it was not measured."""
+        column = self.scores.get(name, [])
+        return column[row] if row < len(column) else None
 
     def write(self, path: Path) -> None:
         """Write it as Parquet, atomically; score columns in the order of their names."""

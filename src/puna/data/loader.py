@@ -36,7 +36,8 @@ class PackedLoader:
     Args:
         shard_sets: Where the tokens are. A source's name may occur in one set only.
         weights: Share of the tokens by source name, normalised. None means by size. A source without a weight, or with
-            0, is left out.
+            0, is left out. The name of a source that is packed by groups stands for those without a weight of their
+            own, by size.
         later: Other weights from certain rows of the global stream on: `(row, weights)`, rows rising from above 0.
         cuts: Shorter pieces from certain rows on: `(row, tokens)`, rows rising; a piece that is longer, counted from
             the row's beginning, is cut into several, which do not see each other. Which tokens a row holds stays.
@@ -220,8 +221,18 @@ def _merge(shard_sets: Sequence[ShardSet], split: Split) -> dict[str, Any]:
     return sources
 
 
+def _spread(weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, float]:
+    """The weight of a source that is packed by groups, over its groups by size."""
+    found: dict[str, float] = {}
+    for name, weight in weights.items():
+        mine = [n for n in sizes if n.startswith(f"{name}/") and n not in weights] if name not in sizes else []
+        whole = sum(sizes[n] for n in mine)
+        found |= {n: weight * sizes[n] / whole for n in mine} if mine else {name: weight}
+    return found
+
+
 def _check_weights(weights: Mapping[str, float] | None, sizes: Mapping[str, int]) -> dict[str, float]:
-    weights = sizes if weights is None else weights
+    weights = sizes if weights is None else _spread(weights, sizes)
     problems = []
     for name, weight in weights.items():
         if name not in sizes:

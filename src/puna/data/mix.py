@@ -6,14 +6,16 @@
     max_epochs      no source is read more often; what it loses goes to the others, in proportion
     phases          from a part of the run on, other shares: annealing on the best sources at the end
 
-Groups are names with glob patterns of sources. The order is that of the list: temperature, shares, floors, caps.
+Groups are names with glob patterns of sources; a pattern behind `!` takes away. Of a source that is packed by language
+(`groups.py`) every language is a source, `crawl/de`, and the source's name stands for all of them. The order is that
+of the list: temperature, shares, floors, caps. A loader reads whole rows, so a cap counts whole rows and holds exactly.
 
 Source: The Llama 3 Herd of Models (2407.21783), sections 3.1.2 and 3.1.3; four epochs: Muennighoff et al. (2305.16264);
 temperature: Conneau et al., XLM-R (1911.02116), section 3.1.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -36,7 +38,8 @@ class MixConfig(Config):
     """How sources are mixed."""
 
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Named groups: glob patterns of source names, `code = ["github*", "stdlib"]`."""
+    """Named groups: glob patterns of source names, `code = ["github*", "stdlib"]`; what begins with `!` is taken away,
+    from everything where nothing else is named: `other = ["crawl/*", "!*/en"]`, `rest = ["!*/en"]`."""
     temperature: float = Field(default=1.0, ge=1)
     """1 weighs sources by size; higher gives small ones more."""
     shares: dict[str, float] = Field(default_factory=dict)
@@ -122,7 +125,7 @@ def resolve_mix(config: MixConfig, sizes: Mapping[str, int], *, rows: int, row_t
         shares = config.phases[index - 1].shares if index else config.shares
         wanted = _shares(config, shares, members, sizes)
         tokens = max(1, lengths[index] * row_tokens)
-        limit = {name: left[name] / tokens for name in sizes}
+        limit = {name: int(left[name] / row_tokens + 1e-9) * row_tokens / tokens for name in sizes}
         mix, held = _capped(wanted, limit, tokens, config.max_epochs)
         capped |= held
         for name, share in mix.items():
@@ -139,9 +142,15 @@ def resolve_mix(config: MixConfig, sizes: Mapping[str, int], *, rows: int, row_t
 def _members(config: MixConfig, sizes: Mapping[str, int]) -> dict[str, list[str]]:
     """Sources of each name that the config uses."""
     members = {name: [name] for name in sizes}
+    for name in sizes:
+        source, slash, _ = name.partition("/")
+        if slash:
+            members.setdefault(source, []).append(name)
     problems = []
     for group, patterns in config.groups.items():
-        members[group] = [name for name in sizes if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        taken = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+        left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+        members[group] = [name for name in sizes if _fits(name, taken) and not _fits(name, left_out)]
         if not members[group]:
             problems.append(f"group {group!r}: no source fits {', '.join(patterns)}. There are: {', '.join(sizes)}.")
     used = {name for shares in (config.shares, config.floors, *(p.shares for p in config.phases)) for name in shares}
@@ -152,6 +161,10 @@ def _members(config: MixConfig, sizes: Mapping[str, int]) -> dict[str, list[str]
     if problems:
         raise ConfigError(problems, title="the mix cannot be used")
     return members
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _shares(
@@ -168,9 +181,12 @@ def _shares(
 def _set_parts(
     mix: dict[str, float], parts: Mapping[str, float], members: Mapping[str, list[str]], base: Mapping[str, float]
 ) -> dict[str, float]:
-    """Give some groups their part; within a group and among the rest, proportions stay."""
+    """Give some groups their part; within a group and among the rest, proportions stay.
+
+    Of groups that overlap the smaller one is served first: what it names is no longer the larger one's.
+    """
     taken: dict[str, float] = {}
-    for group, part in parts.items():
+    for group, part in sorted(parts.items(), key=lambda entry: len(members[entry[0]])):
         mine = [name for name in members[group] if name not in taken]
         shape = {name: mix[name] or base[name] for name in mine}
         whole = sum(shape.values())

@@ -87,7 +87,14 @@ def name_steps(configs: Sequence[StepConfig]) -> list[NamedStep]:
     ]
 
 
-def cut(configs: Sequence[StepConfig], *, source_key: str, keep_all: bool, samples: int) -> list[Pass]:
+def cut(
+    configs: Sequence[StepConfig],
+    *,
+    source_key: str,
+    keep_all: bool,
+    samples: int,
+    counted: Mapping[str, Any] | None = None,
+) -> list[Pass]:
     """Cut a recipe into passes.
 
     Args:
@@ -95,6 +102,7 @@ def cut(configs: Sequence[StepConfig], *, source_key: str, keep_all: bool, sampl
         source_key: Hash of what is read.
         keep_all: Whether texts of dropped documents stay.
         samples: How many of them stay for each reason otherwise.
+        counted: How tokens are counted, None where they are not.
     """
     groups: list[tuple[list[NamedStep], list[NamedStep]]] = [([], [])]
     for step in name_steps(configs):
@@ -112,7 +120,7 @@ def cut(configs: Sequence[StepConfig], *, source_key: str, keep_all: bool, sampl
     if groups[-1][1]:
         groups.append(([], []))
     passes: list[Pass] = []
-    before: Any = [FORMAT, source_key, keep_all or samples]
+    before: Any = [FORMAT, source_key, keep_all or samples, *([dict(counted)] if counted else [])]
     for index, (steps, barriers) in enumerate(groups):
         features = [[b.name, _without(b, "judged_by")] for b in barriers]
         key = digest([before, [[s.name, as_dict(s.config)] for s in steps], features])

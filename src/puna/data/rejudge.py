@@ -7,17 +7,17 @@ A pass that differs in thresholds alone is then a new ledger over the same files
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from puna.core.files import read_json, write_json
+from puna.data.document import Size
 from puna.data.ledger import Ledger
-from puna.data.map_task import DONE, Job, count, empty_record
+from puna.data.map_task import DONE, Job
 from puna.data.passes import NamedStep
 from puna.data.sources.task import Task
 from puna.data.steps.registry import STEPS
 from puna.data.steps.step import KEPT, Edit, Filter, Scores, Verdict
+from puna.data.tally import Tally
+from puna.data.token_counts import READ
 from puna.data.work import link
 
 
@@ -59,29 +59,33 @@ def run_task(job: Job, stored: Path, task: Task) -> None:
     before = read_json(old / DONE)
     n = len(ledger)
     ledger.columns |= {"step": [0] * n, "reason": ["kept"] * n, "value": [0.0] * n, "twin": [""] * n}
-    funnel: dict[str, Any] = {}
-    sizes: list[int] = list(ledger.columns["bytes"])
+    tally = Tally(job.counter)
+    sizes = [Size(n_bytes, _whole(ledger.score_at(READ, row))) for row, n_bytes in enumerate(ledger.columns["bytes"])]
     for step in job.this.steps:
-        record = funnel[step.name] = empty_record()
-        record["edits"] = before["steps"].get(step.name, {}).get("edits", {})
+        tally.step(step.name)["edits"] = before["steps"].get(step.name, {}).get("edits", {})
         for row in range(n):
-            n_bytes, n_after = sizes[row], sizes[row]
+            size = after = sizes[row]
             scores = ledger.scores_of(step.label, row)
             verdict = _verdict(step, scores, ledger, row)
-            if isinstance(STEPS[step.kind], Edit):
-                n_after = sizes[row] = int(scores["bytes"]) if "bytes" in scores else n_bytes
+            if isinstance(STEPS[step.kind], Edit) and "bytes" in scores:
+                after = sizes[row] = Size(int(scores["bytes"]), _whole(scores.get("tokens")))
             if not ledger.alive(row):
                 continue
-            count(record["in"], n_bytes)
             if verdict.keep:
-                count(record["out"], n_after)
+                tally.passed(step.name, size, after)
             else:
-                count(record["dropped"].setdefault(verdict.reason, {"documents": 0, "bytes": 0}), n_bytes)
+                tally.dropped(step.name, verdict.reason, size)
                 ledger.drop(row, step.number, verdict)
+    for row in range(n):
+        if ledger.alive(row):
+            tally.left(sizes[row])
     ledger.write(here / "ledger.parquet")
-    alive = np.array([ledger.alive(row) for row in range(n)], dtype=bool)
-    kept = {"documents": int(alive.sum()), "bytes": int(np.array(sizes)[alive].sum()) if n else 0}
-    write_json(here / DONE, {**before, "steps": funnel, "kept": kept, "seconds": 0.0, "cpu_seconds": 0.0})
+    counted = {"steps": tally.steps, "kept": tally.kept}
+    write_json(here / DONE, {**before, **counted, "seconds": 0.0, "cpu_seconds": 0.0})
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
 
 
 def _verdict(step: NamedStep, scores: Scores, ledger: Ledger, row: int) -> Verdict:

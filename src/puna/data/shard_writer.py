@@ -4,7 +4,8 @@ Each document file of the corpus is one task and becomes one shard for each spli
 reached). Tasks run in processes; a task's record in `work/` is written last, so a killed run goes on at the next file
 and ends with the same bytes.
 
-A held-out document is chosen by its id alone, so it is held out in every set that it gets into.
+A held-out document is chosen by its id alone, so it is held out in every set that it gets into. With `group_by` the
+documents of a shard are sorted by group (`groups.py`).
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import zstandard
@@ -32,35 +33,15 @@ from puna.core.interrupt import StopRequest
 from puna.data.corpus import Corpus
 from puna.data.document import Document
 from puna.data.documents import read_documents
+from puna.data.encoder import Encoder
+from puna.data.groups import GroupField, GroupSorter, empty_fields, group_names
 from puna.data.pool import default_workers, in_order
 from puna.data.shards import FORMAT, SUFFIXES, ShardSet, Split
 from puna.data.work import Work
 
+GROUPED_TOKENS = 1 << 24  # of a shard that is sorted by group: until then it is held in memory
 _BATCH_BYTES = 4 << 20
 _BYTES_PER_DOCUMENT = 64  # its end, and its line of provenance compressed
-
-
-class Encoder(Protocol):
-    """What shards need of a tokenizer."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Content hash."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        ...
-
-    @property
-    def specials(self) -> Any:
-        """Ids by name: `bos` and `end_of_text` are used."""
-        ...
-
-    def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[NDArray[np.uint32]]:
-        """Token ids of each text, without special tokens."""
-        ...
 
 
 class ShardsConfig(Config):
@@ -72,6 +53,9 @@ class ShardsConfig(Config):
     """A shard is closed after this many tokens."""
     held_out_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the documents kept out of training, for the loss on unseen text."""
+    group_by: tuple[GroupField, ...] = ()
+    """What splits a source into parts that a mix can weigh, read as `SOURCE/VALUE`: `language`, `domain`, `licence`, or
+    a field of the records, `metadata.topic`."""
 
 
 class ShardWriter:
@@ -84,15 +68,28 @@ class ShardWriter:
         split: Split of its documents.
         bos: Token before each document.
         end: Token after each document.
+        group_by: Sort the documents by group. They are then held until the shard is full, some ten bytes a token.
     """
 
-    def __init__(self, folder: Path, name: str, *, source: str, split: Split, bos: int, end: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        source: str,
+        split: Split,
+        bos: int,
+        end: int,
+        group_by: Sequence[str] = (),
+    ) -> None:
         self._folder, self._name = folder, name
         self._bos, self._end = np.array([bos], "<u4"), np.array([end], "<u4")
         self._stack = ExitStack()
         self._ends: list[int] = []
         self._counts = {"bytes": 0, "licences": Counter[str](), "languages": Counter[str]()}
         self._source, self._split = source, split
+        self._sorter = GroupSorter(group_by) if group_by else None
+        self._groups: list[dict[str, Any]] = []
         self.n_tokens = 0
         self.record: dict[str, Any] = {}
 
@@ -105,17 +102,38 @@ class ShardWriter:
 
     def add(self, document: Document, tokens: NDArray[np.uint32]) -> None:
         """Append a document with its tokens (special tokens are added here)."""
+        self.n_tokens += len(tokens) + 2
+        if self._sorter is not None:
+            self._sorter.add(document, tokens)
+        else:
+            self._write(document, tokens)
+
+    def _write(self, document: Document, tokens: NDArray[np.uint32]) -> None:
         for part in (self._bos, tokens.astype("<u4", copy=False), self._end):
             self._tokens.write(part.tobytes())
-        self.n_tokens += len(tokens) + 2
-        self._ends.append(self.n_tokens)
+        self._ends.append((self._ends[-1] if self._ends else 0) + len(tokens) + 2)
         line = json.dumps(document.provenance(), ensure_ascii=False, separators=(",", ":"))
         self._documents.write(line.encode() + b"\n")
         self._counts["bytes"] += document.n_bytes
         self._counts["licences"][document.licence] += 1
         self._counts["languages"][document.language] += 1
 
+    def _write_groups(self) -> None:
+        for name, held in self._sorter.sorted() if self._sorter is not None else ():
+            n_documents, n_tokens = len(self._ends), self._ends[-1] if self._ends else 0
+            for document, tokens in held:
+                self._write(document, tokens)
+            counts = {"documents": len(self._ends) - n_documents, "tokens": self._ends[-1] - n_tokens}
+            self._groups.append({"name": name, **counts})
+        self._sorter = None
+
     def __exit__(self, *error: Any) -> None:
+        if error[0] is None and not self.record:
+            try:
+                self._write_groups()
+            except BaseException as failure:
+                self._stack.__exit__(type(failure), failure, failure.__traceback__)
+                raise
         self._stack.__exit__(*error)
         if error[0] is not None or self.record:
             return
@@ -130,6 +148,7 @@ class ShardWriter:
             "bytes": self._counts["bytes"],
             "licences": dict(self._counts["licences"]),
             "languages": dict(self._counts["languages"]),
+            **({"groups": self._groups} if self._groups else {}),
             "sha256": {part: sha256_file(self._path(part)) for part in SUFFIXES},
         }
 
@@ -190,7 +209,7 @@ def build_shards(
                 bar.note(task.stem)
                 if stop.requested:
                     raise Stopped("tokenize stopped; finished shards are kept. The same command goes on from here.")
-    return _finish(work, tasks, tokenizer)
+    return _finish(work, tasks, tokenizer, config.group_by)
 
 
 @dataclass(frozen=True)
@@ -253,6 +272,7 @@ def _write_task(
     numbers: dict[Split, Iterator[int]] = {"train": count(), "held_out": count()}
     records: list[dict[str, Any]] = []
     bos, end = tokenizer.specials.bos, tokenizer.specials.end_of_text
+    most = min(config.shard_tokens, GROUPED_TOKENS) if config.group_by else config.shard_tokens
 
     with ExitStack() as stack:
         for document, tokens in encoded:
@@ -260,26 +280,35 @@ def _write_task(
             writer = writers.get(split)
             if writer is None:
                 name = f"{stem}-{split.replace('_', '-')}-{next(numbers[split]):03d}"
-                writer = ShardWriter(folder, name, source=source, split=split, bos=bos, end=end)
+                writer = ShardWriter(
+                    folder, name, source=source, split=split, bos=bos, end=end, group_by=config.group_by
+                )
                 writers[split] = stack.enter_context(writer)
             writer.add(document, tokens)
-            if writer.n_tokens >= config.shard_tokens:
+            if writer.n_tokens >= most:
                 writer.__exit__(None, None, None)
                 records.append(writers.pop(split).record)
     return records + [writer.record for writer in writers.values()]
 
 
-def _finish(work: Work, tasks: Sequence[ShardTask], tokenizer: Encoder) -> ShardSet:
+def _finish(work: Work, tasks: Sequence[ShardTask], tokenizer: Encoder, group_by: Sequence[str]) -> ShardSet:
     records = [record for task in tasks for record in read_json(task.done(work))]
     sources: dict[str, Counter[str]] = {}
+    groups: dict[str, Counter[str]] = {}
     for record in records:
         counts = sources.setdefault(record["source"], Counter())
         counts.update({key: record[key] for key in ("documents", "tokens", "bytes")})
+        for name, group in zip(group_names(record), record.get("groups", ()), strict=False):
+            groups.setdefault(name, Counter()).update({key: group[key] for key in ("documents", "tokens")})
+    for field in empty_fields(group_by, [name.partition("/")[2] for name in groups]):
+        known = "the step `language` finds it" if field == "language" else "is it among the source's metadata_fields?"
+        console.warn(f"group_by: no document has {field}, so all are in one group; {known}")
     manifest = {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
         "sources": {name: dict(counts) for name, counts in sources.items()},
+        **({"groups": {name: dict(groups[name]) for name in sorted(groups)}} if groups else {}),
         "shards": records,
     }
     work.finish(manifest)

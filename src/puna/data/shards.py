@@ -5,8 +5,9 @@
     NAME.documents.jsonl.zst     for each document its id, source, url, licence, language and metadata
     manifest.json                tokenizer, and for each shard its source, split, counts and checksums
 
-A shard belongs to one source and one split, so that a mix by weight needs no other files. `build_shards` in
-`shard_writer.py` makes a set.
+A shard belongs to one source and one split, so that a mix by weight needs no other files; packed with `group_by`, its
+documents lie group by group and each group is read as a source (`groups.py`). `build_shards` in `shard_writer.py`
+makes a set.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from puna.core.errors import CorruptError, MissingError, UsageError
 from puna.core.files import read_json, sha256_file
+from puna.data.groups import group_names, group_spans
 from puna.data.lines import read_records
 from puna.data.work import MANIFEST
 
@@ -96,28 +98,62 @@ class Shard:
         raise CorruptError(f"{self.path('documents')} has no line {index + 1}. Make {self.folder} again.")
 
 
+@dataclass(frozen=True, slots=True)
+class ShardPart:
+    """Documents of a shard that follow each other: all of them, or a group.
+
+    Attributes:
+        shard: The shard.
+        first: The first document.
+        n_documents: How many.
+        n_tokens: Their tokens.
+    """
+
+    shard: Shard
+    first: int
+    n_documents: int
+    n_tokens: int
+
+    @property
+    def start(self) -> int:
+        """The first document's first token."""
+        return int(self.shard.ends[self.first - 1]) if self.first else 0
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """Where each document ends in the shard, `[documents]`."""
+        return self.shard.ends[self.first : self.first + self.n_documents].astype(np.int64)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole shard."""
+        return self.n_documents == self.shard.n_documents
+
+
 class TokenSource:
-    """The documents of one source and split, over all its shards.
+    """The documents of one source and split, or of one group of it, over all its shards.
 
     Args:
         name: Name of the source.
-        shards: Its shards, in order.
+        parts: Its parts of shards, in order.
         fingerprint: Says which content this is; part of a loader's state.
     """
 
-    def __init__(self, name: str, shards: list[Shard], fingerprint: str) -> None:
+    def __init__(self, name: str, parts: list[ShardPart], fingerprint: str) -> None:
         self.name = name
         self.fingerprint = fingerprint
-        self.n_documents = sum(shard.n_documents for shard in shards)
-        self.n_tokens = sum(shard.n_tokens for shard in shards)
-        self.tokens = [shard.tokens for shard in shards]
-        self._ends = [shard.ends for shard in shards]
-        self._first = np.cumsum([0, *(shard.n_documents for shard in shards)])
+        self.parts = parts
+        self.n_documents = sum(part.n_documents for part in parts)
+        self.n_tokens = sum(part.n_tokens for part in parts)
+        self.tokens = [part.shard.tokens for part in parts]
+        self._ends = [part.shard.ends for part in parts]
+        self._begins = np.array([part.first for part in parts])
+        self._first = np.cumsum([0, *(part.n_documents for part in parts)])
 
     def spans(self, documents: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Shard, first token and one past the last token of each document."""
         shard = np.searchsorted(self._first, documents, side="right") - 1
-        local = documents - self._first[shard]
+        local = documents - self._first[shard] + self._begins[shard]
         start, stop = np.empty_like(documents), np.empty_like(documents)
         order = np.argsort(shard, kind="stable")
         for at in np.split(order, np.flatnonzero(np.diff(shard[order])) + 1):
@@ -189,19 +225,21 @@ class ShardSet:
                     )
 
     def sources(self, split: Split = "train") -> dict[str, TokenSource]:
-        """The sources that have tokens in a split, by name."""
-        found: dict[str, list[dict[str, Any]]] = {}
-        for record in self.manifest["shards"]:
-            if record["split"] == split and record["documents"]:
-                found.setdefault(record["source"], []).append(record)
-        return {
-            name: TokenSource(
-                name,
-                [self.shards[record["name"]] for record in records],
-                fingerprint=_fingerprint(records),
-            )
-            for name, records in found.items()
-        }
+        """The sources that have tokens in a split, by name; of a source that is packed by groups, those."""
+        found: dict[str, list[ShardPart]] = {}
+        for name, part in self.parts(split):
+            found.setdefault(name, []).append(part)
+        digests = {record["name"]: record["sha256"]["tokens"] for record in self.manifest["shards"]}
+        return {name: TokenSource(name, parts, _fingerprint(parts, digests)) for name, parts in found.items()}
+
+    def parts(self, split: Split = "train") -> list[tuple[str, ShardPart]]:
+        """Names of sources, or of their groups, with their parts of shards, in the order of the shards."""
+        return [
+            (name, ShardPart(self.shards[record["name"]], *span))
+            for record in self.manifest["shards"]
+            if record["split"] == split and record["documents"]
+            for name, span in zip(group_names(record), group_spans(record), strict=True)
+        ]
 
     def trace(self, shard: str, offset: int) -> Provenance:
         """The document that a token belongs to.
@@ -218,5 +256,8 @@ class ShardSet:
         return self.shards[shard].trace(offset)
 
 
-def _fingerprint(records: list[dict[str, Any]]) -> str:
-    return hashlib.sha256("".join(record["sha256"]["tokens"] for record in records).encode()).hexdigest()[:16]
+def _fingerprint(parts: list[ShardPart], digests: dict[str, str]) -> str:
+    contents = [
+        digests[part.shard.name] + ("" if part.whole else f":{part.first}:{part.n_documents}") for part in parts
+    ]
+    return hashlib.sha256("".join(contents).encode()).hexdigest()[:16]

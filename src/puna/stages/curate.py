@@ -47,8 +47,8 @@ def _with_opener(step: Any) -> Any:
 
 
 def inputs(recipe: CurateRecipe) -> Mapping[str, Path]:
-    """The files and folders that sources and steps name; remote ones are not looked at."""
-    found: dict[str, Path] = {}
+    """The files and folders that sources and steps name, and the tokenizer; remote ones are not looked at."""
+    found = {"tokenizer": recipe.tokenizer} if recipe.tokenizer else {}
     for group, entries in (("sources", recipe.sources), ("steps", recipe.steps)):
         for i, entry in enumerate(entries):
             for name in type(entry).model_fields:
@@ -86,7 +86,7 @@ def write_pages(title: str, corpus: Corpus) -> None:
 
 def run(recipe: CurateRecipe, folder: RunFolder) -> None:
     """Make the corpus and show its funnel."""
-    from puna.data.funnel import funnel
+    from puna.data.funnel import columns, funnel
 
     corpus = data.curate(
         settings(recipe),
@@ -96,8 +96,7 @@ def run(recipe: CurateRecipe, folder: RunFolder) -> None:
         reuse=recipe.reuse,
         finishing=partial(write_pages, recipe.name or "Corpus"),
     )
-    columns = ["step", "documents", "bytes", "tokens, about", "top reasons"]
-    console.table(f"corpus {folder.path}", columns, funnel(corpus))
+    console.table(f"corpus {folder.path}", columns(corpus), funnel(corpus))
     console.say(f"page: {folder.path / 'report.html'}")
     quarantine = folder.path / "quarantine.jsonl"
     problems = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]

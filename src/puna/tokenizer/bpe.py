@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -204,8 +204,22 @@ class Tokenizer:
 
     # --- plumbing
 
-    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Ranks, Specials]]:
-        return type(self), (self.ranks, self.specials)
+    def __reduce__(self) -> tuple[Any, tuple[str, Ranks, Specials]]:
+        return _unpickle, (self.fingerprint, self.ranks, self.specials)
 
     def __repr__(self) -> str:
         return f"Tokenizer({len(self.ranks):,} ranks + {len(self.specials.names)} specials, {self.fingerprint[:12]})"
+
+
+_unpickled: dict[str, Tokenizer] = {}
+
+
+def _unpickle(fingerprint: str, ranks: Ranks, specials: Specials) -> Tokenizer:
+    """The tokenizer of a pickle, the same object as before if it is the last one that came.
+
+    A pool pickles it with every task, and its engine takes a second to build.
+    """
+    if fingerprint not in _unpickled:
+        _unpickled.clear()
+        _unpickled[fingerprint] = Tokenizer(ranks, specials)
+    return _unpickled[fingerprint]

@@ -9,8 +9,9 @@ from typing import Any
 from puna.core import console
 from puna.core.files import read_json
 from puna.data.corpus import Corpus
-from puna.data.funnel import BYTES_PER_TOKEN, totals
+from puna.data.funnel import totals
 from puna.data.look import Dropped, dropped_by
+from puna.data.token_counts import head, tokens_in, told
 from puna.stages.page import charts, clusters, html
 from puna.stages.page.html import Section
 
@@ -22,23 +23,25 @@ _MOST_REASONS = 60
 def page(corpus: Corpus, *, title: str = "Corpus") -> str:
     """The page as one HTML document."""
     total = totals(corpus.manifest)
-    read, kept = total["read"], total["kept"]
+    read, kept, how = total["read"], total["kept"], corpus.token_count
     top = html.tiles(
         [
             (f"{read['documents']:,}", "documents read"),
             (f"{kept['documents']:,}", "documents kept"),
             (console.short_bytes(kept["bytes"]), "text kept"),
-            (console.short_number(kept["bytes"] / BYTES_PER_TOKEN), "tokens, about"),
+            (str(tokens_in(kept, how)), head(how)),
             (str(len([name for name in total["languages"] if name])), "languages"),
         ]
     )
-    sections = [_funnel(total), _dropped(corpus, total), _sources(corpus), _languages(total), *_reports(corpus)]
+    sections = [_funnel(total, how), _dropped(corpus, total), _sources(corpus), _languages(total, how)]
+    sections += _reports(corpus)
     sections += clusters.sections(corpus)
-    lead = "What was read, what each step removed and why, and what is left. Every figure is from the manifest."
+    lead = "What was read, what each step removed and why, and what is left. Every figure is from the manifest. "
+    lead += told(how)
     return html.document(title, lead, top, sections)
 
 
-def _funnel(total: Mapping[str, Any]) -> Section:
+def _funnel(total: Mapping[str, Any], how: Mapping[str, Any]) -> Section:
     rows, bars = [], [("read", float(total["read"]["documents"]), f"{total['read']['documents']:,}")]
     for name, step in total["steps"].items():
         out = step["out"]
@@ -51,12 +54,12 @@ def _funnel(total: Mapping[str, Any]) -> Section:
                 f"{out['documents']:,}",
                 f"{gone:,}",
                 console.short_bytes(out["bytes"]),
-                console.short_number(out["bytes"] / BYTES_PER_TOKEN),
+                str(tokens_in(out, how)),
                 edits,
             ]
         )
         bars.append((name, float(out["documents"]), f"{out['documents']:,}"))
-    columns = ["step", "in", "out", "dropped", "text", "tokens, about", "edits"]
+    columns = ["step", "in", "out", "dropped", "text", head(how), "edits"]
     body = charts.bar_chart("Documents left after each step", bars, unit="documents")
     return Section("funnel", "Funnel", body + html.table(columns, rows, numeric=[1, 2, 3, 4, 5]))
 
@@ -95,21 +98,23 @@ def _text(entry: Dropped) -> str:
 def _sources(corpus: Corpus) -> Section:
     rows = [
         [name, s["kind"], s["domain"], f"{s['read']['documents']:,}", f"{s['kept']['documents']:,}",
-         console.short_bytes(s["kept"]["bytes"]), f"{sum(s['problems'].values()):,}"]
+         console.short_bytes(s["kept"]["bytes"]), str(tokens_in(s["kept"], corpus.token_count)),
+         f"{sum(s['problems'].values()):,}"]
         for name, s in corpus.manifest["sources"].items()
     ]  # fmt: skip
-    columns = ["source", "kind", "domain", "read", "kept", "text", "could not be read"]
-    return Section("sources", "Sources", html.table(columns, rows, numeric=[3, 4, 5, 6]))
+    columns = ["source", "kind", "domain", "read", "kept", "text", head(corpus.token_count), "could not be read"]
+    return Section("sources", "Sources", html.table(columns, rows, numeric=[3, 4, 5, 6, 7]))
 
 
-def _languages(total: Mapping[str, Any]) -> Section:
+def _languages(total: Mapping[str, Any], how: Mapping[str, Any]) -> Section:
     body = ""
     for name in ("languages", "licences"):
         ordered = sorted(total[name].items(), key=lambda item: (-item[1]["bytes"], item[0]))
         rows = [
-            [key or "(unknown)", f"{n['documents']:,}", console.short_bytes(n["bytes"])] for key, n in ordered[:100]
+            [key or "(unknown)", f"{n['documents']:,}", console.short_bytes(n["bytes"]), str(tokens_in(n, how))]
+            for key, n in ordered[:100]
         ]
-        body += html.table([name[:-1], "documents", "text"], rows, numeric=[1, 2])
+        body += html.table([name[:-1], "documents", "text", head(how)], rows, numeric=[1, 2, 3])
     return Section("languages", "Languages and licences", body)
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from html import escape as escape
 from importlib import resources
 
+_NARROW_COLUMNS = 3  # that fit on a telephone side by side
+
 
 @dataclass(frozen=True)
 class Section:
@@ -52,23 +54,33 @@ def excerpt(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numeric: Sequence[int] = ()) -> str:
-    """A table that scrolls sideways on a narrow screen.
+    """A table. On a narrow screen, one of more than three columns shows each row as a heading and named cells.
 
     Args:
         columns: Headings.
         rows: Cells; anything with a `str`.
         numeric: Indexes of the columns to align right.
     """
-    right = set(numeric)
+    right, wide = set(numeric), len(columns) > _NARROW_COLUMNS
+    # cells that are laid out as blocks would lose what a screen reader knows of a table
+    role = (lambda name: f' role="{name}"') if wide else (lambda name: "")
 
     def cell(tag: str, index: int, value: object) -> str:
-        scope = ' scope="col"' if tag == "th" else ""
+        said = f' scope="col"{role("columnheader")}' if tag == "th" else role("cell")
+        if wide and tag == "td":
+            said += f' data-column="{escape(str(columns[index]))}"'
         style = ' class="n"' if index in right else ""
-        return f"<{tag}{scope}{style}>{escape(str(value))}</{tag}>"
+        return f"<{tag}{said}{style}>{escape(str(value))}</{tag}>"
 
-    head = "".join(cell("th", i, c) for i, c in enumerate(columns))
-    body = "".join("<tr>" + "".join(cell("td", i, v) for i, v in enumerate(row)) + "</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    def row_of(tag: str, values: Sequence[object]) -> str:
+        return f"<tr{role('row')}>" + "".join(cell(tag, i, v) for i, v in enumerate(values)) + "</tr>"
+
+    kind = f' class="wide"{role("table")}' if wide else ""
+    head, body = row_of("th", columns), "".join(row_of("td", row) for row in rows)
+    return (
+        f'<div class="scroll" tabindex="0"><table{kind}><thead{role("rowgroup")}>{head}</thead>'
+        f"<tbody{role('rowgroup')}>{body}</tbody></table></div>"
+    )
 
 
 def details(summary: str, body: str) -> str:

@@ -191,7 +191,10 @@ def funnel(corpus_path: Path, shards_path: Path) -> Section:
     for name in corpus.sources:
         source = corpus.manifest["sources"][name]
         tokens = sum(
-            s.n_tokens for split in ("train", "held_out") for n, s in shards.sources(split).items() if n == name
+            s.n_tokens
+            for split in ("train", "held_out")
+            for n, s in shards.sources(split).items()
+            if n.partition("/")[0] == name
         )
         reasons = {why: n["documents"] for step in source["steps"].values() for why, n in step["dropped"].items()}
         dropped = ", ".join(f"{why} {n}" for why, n in sorted(reasons.items(), key=lambda r: -r[1])) or "none"
