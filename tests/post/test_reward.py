@@ -178,7 +178,7 @@ def test_rankings_and_preferences_are_read_together_and_what_is_wrong_is_told_by
 def test_rankings_that_do_not_fit_are_counted_and_none_left_is_an_error():
     encoded = encode_rankings(rankings(8), TOKENIZER, sequence_length=80)
     assert 0 < len(encoded.trees) < 8 and sum(encoded.dropped.values()) == 8 - len(encoded.trees)
-    with pytest.raises(UsageError, match="Raise data.sequence_length"):
+    with pytest.raises(UsageError, match=r"Raise data\.sequence_length"):
         encode_rankings(rankings(2), TOKENIZER, sequence_length=10)
 
 
