@@ -33,15 +33,18 @@ def page(tmp_path_factory):
     return root / "report.html"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_wider_than_a_telephone(page, dark):
     need_chromium()
+    from selenium.webdriver.support.ui import WebDriverWait
+
     with chromium(width=420, dark=dark) as driver:
         for width in (420, 390, 320):
             look = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", look)
             driver.get(page.as_uri())
-            assert LONG_LICENCE in driver.page_source
+            WebDriverWait(driver, 30).until(lambda d: LONG_LICENCE in d.page_source)
             assert driver.execute_script(OVER) == []
             assert driver.execute_script(CUT) == []
 

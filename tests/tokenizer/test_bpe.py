@@ -71,17 +71,17 @@ def test_ids_equal_the_naive_twin(small, text):
 
 @pytest.mark.parametrize("text", ["a" * 60_000 + " b", " " * 30_000 + "x", "\n" * 30_000, "!" * 26_000, "中" * 26_000])
 def test_long_runs_give_the_official_ids_quickly(cl100k, reference, text):
-    start = time.perf_counter()
+    start = time.process_time()
     ids = cl100k.encode(text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert ids == official(reference, text)
 
 
 def test_a_million_equal_characters_are_no_trap(cl100k):
     for text in ("a" * 1_000_000, " " * 1_000_000, "\r\n" * 500_000, "=-" * 500_000):
-        start = time.perf_counter()
+        start = time.process_time()
         assert cl100k.decode(cl100k.encode(text)) == text
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10
 
 
 def test_renewing_the_engine_changes_no_id(small, monkeypatch):
