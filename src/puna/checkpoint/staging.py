@@ -2,17 +2,23 @@
 
 First touch of new memory runs at a tenth of the speed of a copy, and pinning it is slower still, so the buffers are
 made once (`prepare`, beside the first steps) and kept. From a GPU, all copies are in flight together and are waited
-for once.
+for once. In main memory some threads share the bytes and copy them by C's memcpy, which for large runs writes past the
+caches: half as fast again as PyTorch's own copy.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from puna.checkpoint.pieces import Chunk, Pieces
+
+_STRETCH = 32 << 20  # bytes that a thread copies at a time
+_COPIERS = 4  # threads: a few reach the memory's bandwidth
 
 _Key = tuple[str, tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -51,14 +57,19 @@ class HostBuffers:
         if not wanted <= self._buffers.keys():
             self.prepare(tensors)
         copies, on_gpu = {}, False
+        in_memory: list[tuple[Tensor, Tensor]] = []
         for name, pieces in tensors.items():
             chunks = []
             for chunk in pieces.chunks:
                 buffer = self._buffers[_key(name, pieces, chunk)]
-                buffer.copy_(chunk.tensor, non_blocking=chunk.tensor.is_cuda)
+                if chunk.tensor.is_cpu and chunk.tensor.is_contiguous():
+                    in_memory.append((buffer, chunk.tensor))
+                else:
+                    buffer.copy_(chunk.tensor, non_blocking=chunk.tensor.is_cuda)
                 on_gpu |= chunk.tensor.is_cuda
                 chunks.append(Chunk(chunk.offsets, buffer))
             copies[name] = replace(pieces, chunks=tuple(chunks))
+        _copy_bytes(in_memory)
         if on_gpu:
             torch.cuda.current_stream().synchronize()
         return copies
@@ -66,6 +77,18 @@ class HostBuffers:
     def clear(self) -> None:
         """Give the memory back."""
         self._buffers.clear()
+
+
+def _copy_bytes(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy contiguous tensors in main memory, in stretches that a few threads take in turn."""
+
+    def stretches(tensor: Tensor) -> Sequence[Tensor]:
+        return tensor.detach().view(-1).view(torch.uint8).split(_STRETCH) if tensor.numel() else ()
+
+    work = [pair for buffer, tensor in pairs for pair in zip(stretches(buffer), stretches(tensor), strict=True)]
+    with ThreadPoolExecutor(max(1, min(_COPIERS, torch.get_num_threads()))) as threads:
+        for _ in threads.map(lambda pair: np.copyto(pair[0].numpy(), pair[1].numpy()), work):
+            pass
 
 
 def on_host(tensors: Mapping[str, Pieces]) -> dict[str, Pieces]:
