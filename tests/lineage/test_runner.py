@@ -198,6 +198,14 @@ def test_a_folder_that_no_run_made_is_left_alone_even_by_fresh(tmp_path):
     assert (out / "thesis.tex").exists()
 
 
+def test_a_step_killed_while_it_wrote_its_first_record_starts_again(tmp_path):
+    step, left = make(tmp_path, Work()), ".tmp-abc-lineage.json"
+    step.output.mkdir(parents=True)
+    (step.output / left).write_text("{")
+    assert runner.execute(step).action == "run"
+    assert not (step.output / left).exists()
+
+
 def test_a_folder_of_another_stage_is_refused(tmp_path):
     runner.execute(make(tmp_path, Work()))
     with pytest.raises(UsageError, match="puna train"):

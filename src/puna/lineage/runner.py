@@ -163,7 +163,10 @@ def _refuse_foreign_folder(step: Step) -> None:
         raise UsageError(f"{step.output} is a file; the output must be a folder. Choose another out=...")
     if not step.output.is_dir():
         return
-    foreign = sorted(p.name for p in step.output.iterdir() if p.name not in {".lock", "log.txt"})
+    of_a_killed_start = f"{files.TEMPORARY_PREFIX}*-{RECORD}"
+    foreign = sorted(
+        p.name for p in step.output.iterdir() if p.name not in {".lock", "log.txt"} and not p.match(of_a_killed_start)
+    )
     if foreign:
         raise UsageError(
             f"{step.output} holds files that no run of puna made ({foreign[0]}, ...). Choose another out=..."
