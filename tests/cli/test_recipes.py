@@ -51,6 +51,20 @@ def test_cp_writes_what_cat_prints_and_does_not_overwrite(tmp_path, capsys):
     assert (tmp_path / "folder" / "dpo.toml").read_text() == (tmp_path / "mine.toml").read_text()
 
 
+@pytest.mark.parametrize("name", recipes.recipe_names())
+def test_a_copy_of_a_recipe_is_shown_and_checked_wherever_it_lies(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["recipes", "cp", name, "mine.toml"], ["show", "mine.toml"], ["recipes", "validate", "mine.toml"]):
+        assert run(words) == 0, capsys.readouterr().err
+
+
+def test_a_copied_pipeline_names_the_recipes_of_its_steps_in_full(tmp_path, capsys):
+    assert run(["recipes", "cp", "demo", str(tmp_path / "mine.toml")]) == 0
+    assert run(["recipes", "cp", "round/two", str(tmp_path / "rounds.toml")]) == 0
+    assert 'recipe = "demo/pretrain"' in (tmp_path / "mine.toml").read_text()
+    assert 'before = "round/start"' in (tmp_path / "rounds.toml").read_text()
+
+
 def test_validate_tells_every_problem_of_every_file(tmp_path, capsys):
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
     first.write_text('# puna sft\nout = "x"\nstart_from = "y"\ndialogs = ["d"]\n[train]\nstepz = 3\naccumulation = 0\n')

@@ -73,5 +73,5 @@ def validate(names: tuple[str, ...]) -> None:
 
     problems, checked = showing.validate(names)
     if problems:
-        raise ConfigError(problems, title=f"{checked} recipes checked")
+        raise ConfigError(problems, title=f"{checked} recipe{'s' if checked != 1 else ''} checked")
     console.say(f"{checked} recipe{'s are' if checked != 1 else ' is'} in order")
