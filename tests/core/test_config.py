@@ -43,6 +43,9 @@ class Recipe(Config):
     train: Train = Train()
     sources: tuple[Annotated[Folder | Lines, Field(discriminator="kind")], ...] = ()
     weights: dict[str, float] = {}
+    files: tuple[Path, ...] | None = None
+    roles: tuple[Literal["user", "assistant"], ...] = ()
+    levels: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -151,3 +154,41 @@ def test_a_cross_field_error_of_a_table_does_not_print_the_table(tmp_path):
         load(Recipe, path)
     assert "input should be a list" in str(caught.value)
     assert "input should be a table" in str(caught.value)
+
+
+def test_one_text_of_the_command_line_stands_for_a_list_of_one(tmp_path):
+    config = load(Recipe, None, ["files=prefs.jsonl", "roles=user"]).config
+    assert config.files == (Path("prefs.jsonl"),) and config.roles == ("user",)
+    assert load(Recipe, None, ['files=["a", "b"]']).config.files == (Path("a"), Path("b"))
+    path = write(tmp_path, "files = 'prefs.jsonl'\n")
+    with pytest.raises(ConfigError, match="files is 'prefs.jsonl': input should be a list$"):
+        load(Recipe, path)
+
+
+@pytest.mark.parametrize("text", ["files=[a.jsonl,b.jsonl]", "levels=1"])
+def test_what_is_no_list_is_told_how_to_write_one(text):
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, None, [text])
+    key = text.partition("=")[0]
+    assert f"""input should be a list; write '{key}=["a", "b"]', with quotes around the whole""" in str(caught.value)
+
+
+def test_an_entry_of_a_list_is_blamed_on_who_wrote_the_list(tmp_path):
+    path = write(tmp_path, "roles = ['user']\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, ['roles=["wizard"]'])
+    assert caught.value.problems[0].startswith("command line: roles.0 is 'wizard'")
+    path = write(tmp_path, "roles = ['wizard']\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, ["name=a"])
+    assert caught.value.problems[0].startswith(f"{path}: roles.0 is 'wizard'")
+
+
+def test_a_recipe_that_is_not_utf8_is_told_with_its_place_and_a_mark_at_its_head_is_no_matter(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes("# a\nname = 'caf\u00e9'\n".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path)
+    assert caught.value.problems == (f"{path}:2: not UTF-8: byte 0xe9 at column 12; save it as UTF-8",)
+    path.write_bytes("\ufeffname = 'caf\u00e9'\n".encode())
+    assert load(Recipe, path).config.name == "caf\u00e9"

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import puna
+from puna.core import config
 from puna.core.errors import MissingError, UsageError
 from puna.core.files import atomic_open
 
@@ -66,7 +67,7 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
         raise UsageError(f"{target} is there already. Choose another name, or overwrite it with --force.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(target) as file:
-        file.write(_NAMES_A_FILE.sub(lambda match: _in_full(source, match), source.read_text(encoding="utf-8")))
+        file.write(_NAMES_A_FILE.sub(lambda match: _in_full(source, match), config.read_text(source)))
     return target
 
 

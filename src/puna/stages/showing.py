@@ -67,7 +67,7 @@ def schema_of(verb: str) -> type[Config]:
 
 def verb_of(path: Path) -> str | None:
     """The verb that a recipe is for, or None when nothing tells."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = config.read_text(path)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
