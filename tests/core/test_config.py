@@ -161,7 +161,7 @@ def test_one_text_of_the_command_line_stands_for_a_list_of_one(tmp_path):
     assert config.files == (Path("prefs.jsonl"),) and config.roles == ("user",)
     assert load(Recipe, None, ['files=["a", "b"]']).config.files == (Path("a"), Path("b"))
     path = write(tmp_path, "files = 'prefs.jsonl'\n")
-    with pytest.raises(ConfigError, match="files is 'prefs.jsonl': input should be a list$"):
+    with pytest.raises(ConfigError, match=r"files is 'prefs\.jsonl': input should be a list$"):
         load(Recipe, path)
 
 

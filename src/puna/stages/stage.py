@@ -12,6 +12,7 @@ What decides the output is the recipe without the paths of its inputs (their con
 without the fields that a stage declares `neutral` (threads, log intervals).
 """
 
+import contextlib
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -256,6 +257,17 @@ def _execute_on_many(
                 parallel.word_of_the_first("nothing")
     finally:
         parallel.leave()
+
+
+def check_settings(stage: Stage[R], recipe: R) -> None:
+    """Find what a dry run would find wrong with a recipe, and say nothing. Files that are not there yet are no matter.
+
+    Raises:
+        UsageError: It cannot be run.
+    """
+    _check_device(recipe)
+    with contextlib.suppress(MissingError):
+        stage.plan(recipe)
 
 
 def _check_device(recipe: StageRecipe) -> None:
