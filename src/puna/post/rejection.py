@@ -263,9 +263,9 @@ def _judge(tasks: Sequence[Task], completions: Sequence[Completion], verifier: V
     judged = iter(verdicts(verifier, pairs)) if verifier else None
     answers = []
     for text, finished, completion in zip(texts, done, completions, strict=True):
-        correct, reason = False, "did not end"
+        correct, reason = None if verifier is None else False, "did not end"
         if finished and judged is None:
-            correct, reason = bool(text), "finished" if text else "empty"
+            reason = "finished" if text else "empty"
         elif finished and judged is not None:
             verdict = next(judged)
             correct, reason = bool(verdict.correct), verdict.reason
@@ -312,12 +312,21 @@ def _resume(path: Path, tasks: Sequence[Task], config: RejectionConfig, origin: 
 
 
 def _record(samples: Samples) -> dict[str, Any]:
-    return {"task": samples.task, "answers": [asdict(answer) for answer in samples.answers]}
+    answers = [asdict(answer) for answer in samples.answers]
+    return {
+        "task": samples.task,
+        "answers": [{k: v for k, v in answer.items() if k != "correct" or v is not None} for answer in answers],
+    }
 
 
 def _from_record(task: Task, record: dict[str, Any]) -> Samples:
     assert record["task"] == task.id, f"samples.jsonl has {record['task']!r} where {task.id!r} is expected"
-    return Samples(task.id, task.prompt, task.reference, tuple(Answer(**answer) for answer in record["answers"]))
+    return Samples(
+        task.id,
+        task.prompt,
+        task.reference,
+        tuple(Answer(**{"correct": None} | answer) for answer in record["answers"]),
+    )
 
 
 def right_shares(folder: Path | str) -> dict[str, float]:
@@ -328,11 +337,16 @@ def right_shares(folder: Path | str) -> dict[str, float]:
 
     Raises:
         MissingError: It is not there.
+        UsageError: Nothing verified its answers.
     """
     path = Path(folder) / "samples.jsonl"
     if not path.exists():
         raise MissingError(f"{path} is not there; make it with `puna sample RECIPE`.")
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    if any("correct" not in answer for record in records for answer in record["answers"]):
+        raise UsageError(
+            f"nothing verified the answers in {path}: a reward model alone says which is better, not right"
+        )
     return {r["task"]: sum(a["correct"] for a in r["answers"]) / len(r["answers"]) for r in records}
 
 

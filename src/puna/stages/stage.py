@@ -294,6 +294,8 @@ def _show_plan(
     try:
         situation = runner.inspect(step)
         verbs = {"run": "would run", "resume": "would resume", "skip": "is finished, nothing to do"}
+        if situation.record and situation.record.refused:
+            verbs["resume"] = "ended with a no, would ask again"
         rows.append(("state", "would begin again" if fresh else verbs[situation.action]))
     except MissingError as error:
         if not waits:
