@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from puna.core.config import Config, as_dict, describe, fingerprint, load, to_toml
+from puna.core.config import Config, Shares, as_dict, describe, fingerprint, load, to_toml
 from puna.core.errors import ConfigError, MissingError
 
 
@@ -45,7 +45,8 @@ class Recipe(Config):
     weights: dict[str, float] = {}
     files: tuple[Path, ...] | None = None
     roles: tuple[Literal["user", "assistant"], ...] = ()
-    levels: tuple[int, ...] = ()
+    levels: tuple[int, ...] = Field((1,), min_length=1)
+    span: Shares = (0.0, 1.0)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -192,3 +193,12 @@ def test_a_recipe_that_is_not_utf8_is_told_with_its_place_and_a_mark_at_its_head
     assert caught.value.problems == (f"{path}:2: not UTF-8: byte 0xe9 at column 12; save it as UTF-8",)
     path.write_bytes("\ufeffname = 'caf\u00e9'\n".encode())
     assert load(Recipe, path).config.name == "caf\u00e9"
+
+
+def test_empty_lists_and_ranges_the_wrong_way_round_are_told_in_plain_words():
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, None, ["levels=[]", "span=[0.9, 0.1]"])
+    assert caught.value.problems == (
+        "command line: levels is []: give at least 1",
+        "command line: span is [0.9, 0.1]: give two shares of 0 to 1, the lower one first",
+    )

@@ -14,9 +14,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from puna.core.errors import ConfigError, MissingError
@@ -28,6 +28,23 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
+def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] <= bounds[1]:
+        raise ValueError("give two numbers, the lower one first")
+    return bounds
+
+
+def _are_shares(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not 0.0 <= bounds[0] <= bounds[1] <= 1.0:
+        raise ValueError("give two shares of 0 to 1, the lower one first")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_in_order)]
+"""A lower and an upper bound."""
+Shares = Annotated[tuple[float, float], AfterValidator(_are_shares)]
+"""Bounds within 0 to 1."""
+
 C = TypeVar("C", bound=Config)
 _COMMAND_LINE = "command line"
 
@@ -36,6 +53,7 @@ _PLAIN_WORDS = (
     (r"a valid dictionary or instance of \w+|a valid dictionary", "a table"),
     (r"a valid (integer|number|string|boolean)", r"a \1"),
     (r"a integer", "an integer"),
+    (r"(?:Tuple|List) should have at least (\d+) items? after validation, not \d+", r"give at least \1"),
 )
 """pydantic's words, in those of a recipe."""
 

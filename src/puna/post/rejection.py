@@ -25,7 +25,7 @@ from pydantic import Field
 
 from puna.core import config as configs
 from puna.core import console
-from puna.core.config import Config
+from puna.core.config import Config, Shares
 from puna.core.dialog import Dialog
 from puna.core.errors import ConfigError, MissingError, Stopped, UsageError
 from puna.core.files import atomic_open, write_json
@@ -64,7 +64,7 @@ class RejectionConfig(Config):
     """Distinct right answers of a task that become fine-tuning rows."""
     pairs_per_task: int = Field(default=1, ge=0)
     """Pairs of a right and a wrong answer of a task."""
-    right_between: tuple[float, float] = (0.0, 1.0)
+    right_between: Shares = (0.0, 1.0)
     """Bounds, both included, of a task's share of right answers; the others, too hard or too easy, give no rows."""
     use_reference: bool = True
     """When no answer to a task is right, its reference answer takes the chosen side of a pair."""
@@ -201,10 +201,7 @@ def reject(
 
 def _check(tasks: Sequence[Task], config: RejectionConfig, *, has_verifier: bool, has_scores: bool) -> None:
     problems = []
-    low, high = config.right_between
-    if not 0.0 <= low <= high <= 1.0:
-        problems.append(f"right_between is [{low:g}, {high:g}]; give two shares of 0 to 1, the lower one first")
-    elif not has_verifier and config.right_between != (0.0, 1.0):
+    if not has_verifier and config.right_between != (0.0, 1.0):
         problems.append("right_between needs a verifier: here nothing says which answers are right; leave it out")
     if not (has_verifier or has_scores):
         problems.append("nothing judges the answers; give a verifier or a reward model")

@@ -5,7 +5,8 @@ r"""Programming problems whose answers are judged by running them: rows with tes
     {"prompt": "Read n, print ...", "inputs": ["3\n"], "outputs": ["9\n"], "code": ...}
 
 The first is HumanEval's row, the second MBPP's (`text` may stand for `prompt`, `test_setup_code` for `test_imports`),
-the third a script's. A row may hold `task_id` or `id`. Tests and solutions are compiled when they are read, and not run.
+the third a script's. A row may hold `task_id` or `id`. Tests and solutions are compiled when they are read;
+nothing is run.
 """
 
 import ast

@@ -97,7 +97,7 @@ def run(recipe: RewardCheckRecipe, folder: RunFolder) -> None:
     tokenizer = load_tokenizer(recipe.model)
     encoded = encode_rankings(rankings, tokenizer, sequence_length=shape.max_seq_len)
     if encoded.dropped:
-        console.warn(f"left out: {dict(encoded.dropped)}")
+        console.warn(f"left out: {console.counts(encoded.dropped)}")
     pairs = score_pairs(Scorer(model, tokenizer), encoded)
     report = examine(pairs, recipe.check)
     with atomic_open(folder.path / PAIRS) as file:
