@@ -195,6 +195,12 @@ def test_a_recipe_that_is_not_utf8_is_told_with_its_place_and_a_mark_at_its_head
     assert load(Recipe, path).config.name == "caf\u00e9"
 
 
+def test_a_wrong_entry_of_a_list_that_must_not_be_empty_is_one_problem():
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, None, ['levels=["high"]'])
+    assert [problem.split(":")[1] for problem in caught.value.problems] == [" levels.0 is 'high'"]
+
+
 def test_empty_lists_and_ranges_the_wrong_way_round_are_told_in_plain_words():
     with pytest.raises(ConfigError) as caught:
         load(Recipe, None, ["levels=[]", "span=[0.9, 0.1]"])

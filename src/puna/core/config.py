@@ -114,11 +114,21 @@ def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(detail, schema, origins, recipe) for detail in error.errors()]
+        problems += [_explain(detail, schema, origins, recipe) for detail in _without_echoes(error.errors())]
         raise ConfigError(problems, title=f"{recipe or 'the settings'} cannot be used") from None
     if problems:
         raise ConfigError(problems, title=f"{recipe or 'the settings'} cannot be used")
     return Resolved(config, origins)
+
+
+def _without_echoes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors without lists that are too short only because pydantic does not count their wrong entries."""
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or all(other is detail or other["loc"][: len(detail["loc"])] != detail["loc"] for other in details)
+    ]
 
 
 def read_text(path: Path) -> str:
