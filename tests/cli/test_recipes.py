@@ -123,3 +123,19 @@ def test_serving_to_everybody_without_a_key_is_told(monkeypatch, capsys, host, t
     monkeypatch.setattr(server, "listen", busy)
     assert run(["serve", "nowhere", "--host", host]) == 2
     assert ("anyone who reaches" in capsys.readouterr().err) is told
+
+
+@pytest.mark.parametrize("content", [b'{"prompt": "a"\n', b"", b'{"prompt": "caf\xe9", "chosen": "a"}\n'])
+def test_a_dry_run_reads_the_rows(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_bytes(content)
+    Path("ppo.toml").write_text(
+        '# puna ppo\nout = "a"\nstart_from = "x"\nreward_model = "z"\nprompts = ["rows.jsonl"]\n'
+    )
+    for words in (
+        ["dpo", "dpo/1b", "start_from=x", "pairs=rows.jsonl"],
+        ["sample", "demo/sample", "prompts=rows.jsonl", "reward_model=z"],
+        ["ppo", "ppo.toml"],
+    ):
+        assert run([*words, "--dry-run"]) == 2, words
+        assert "rows.jsonl" in capsys.readouterr().err
