@@ -34,6 +34,13 @@ def test_help_loads_nothing_heavy():
     assert HEAVY.isdisjoint(words)
 
 
+def test_the_package_can_be_run_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "puna", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("puna ")
+    code = "import sys, puna.__main__; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("verb", main.VERBS)
 def test_help_of_every_verb_loads_no_torch_and_ends_with_examples(verb):
     code = f"import sys; from puna.cli.main import run; code = run(['{verb}', '--help']); print(code, *sys.modules)"

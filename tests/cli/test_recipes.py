@@ -51,6 +51,20 @@ def test_cp_writes_what_cat_prints_and_does_not_overwrite(tmp_path, capsys):
     assert (tmp_path / "folder" / "dpo.toml").read_text() == (tmp_path / "mine.toml").read_text()
 
 
+@pytest.mark.parametrize("name", recipes.recipe_names())
+def test_a_copy_of_a_recipe_is_shown_and_checked_wherever_it_lies(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["recipes", "cp", name, "mine.toml"], ["show", "mine.toml"], ["recipes", "validate", "mine.toml"]):
+        assert run(words) == 0, capsys.readouterr().err
+
+
+def test_a_copied_pipeline_names_the_recipes_of_its_steps_in_full(tmp_path, capsys):
+    assert run(["recipes", "cp", "demo", str(tmp_path / "mine.toml")]) == 0
+    assert run(["recipes", "cp", "round/two", str(tmp_path / "rounds.toml")]) == 0
+    assert 'recipe = "demo/pretrain"' in (tmp_path / "mine.toml").read_text()
+    assert 'before = "round/start"' in (tmp_path / "rounds.toml").read_text()
+
+
 def test_validate_tells_every_problem_of_every_file(tmp_path, capsys):
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
     first.write_text('# puna sft\nout = "x"\nstart_from = "y"\ndialogs = ["d"]\n[train]\nstepz = 3\naccumulation = 0\n')
@@ -109,3 +123,19 @@ def test_serving_to_everybody_without_a_key_is_told(monkeypatch, capsys, host, t
     monkeypatch.setattr(server, "listen", busy)
     assert run(["serve", "nowhere", "--host", host]) == 2
     assert ("anyone who reaches" in capsys.readouterr().err) is told
+
+
+@pytest.mark.parametrize("content", [b'{"prompt": "a"\n', b"", b'{"prompt": "caf\xe9", "chosen": "a"}\n'])
+def test_a_dry_run_reads_the_rows(tmp_path, monkeypatch, capsys, content):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_bytes(content)
+    Path("ppo.toml").write_text(
+        '# puna ppo\nout = "a"\nstart_from = "x"\nreward_model = "z"\nprompts = ["rows.jsonl"]\n'
+    )
+    for words in (
+        ["dpo", "dpo/1b", "start_from=x", "pairs=rows.jsonl"],
+        ["sample", "demo/sample", "prompts=rows.jsonl", "reward_model=z"],
+        ["ppo", "ppo.toml"],
+    ):
+        assert run([*words, "--dry-run"]) == 2, words
+        assert "rows.jsonl" in capsys.readouterr().err

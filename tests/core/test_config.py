@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from puna.core.config import Config, as_dict, describe, fingerprint, load, to_toml
+from puna.core.config import Config, Shares, as_dict, describe, fingerprint, load, to_toml
 from puna.core.errors import ConfigError, MissingError
 
 
@@ -43,6 +43,10 @@ class Recipe(Config):
     train: Train = Train()
     sources: tuple[Annotated[Folder | Lines, Field(discriminator="kind")], ...] = ()
     weights: dict[str, float] = {}
+    files: tuple[Path, ...] | None = None
+    roles: tuple[Literal["user", "assistant"], ...] = ()
+    levels: tuple[int, ...] = Field((1,), min_length=1)
+    span: Shares = (0.0, 1.0)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -151,3 +155,56 @@ def test_a_cross_field_error_of_a_table_does_not_print_the_table(tmp_path):
         load(Recipe, path)
     assert "input should be a list" in str(caught.value)
     assert "input should be a table" in str(caught.value)
+
+
+def test_one_text_of_the_command_line_stands_for_a_list_of_one(tmp_path):
+    config = load(Recipe, None, ["files=prefs.jsonl", "roles=user"]).config
+    assert config.files == (Path("prefs.jsonl"),) and config.roles == ("user",)
+    assert load(Recipe, None, ['files=["a", "b"]']).config.files == (Path("a"), Path("b"))
+    path = write(tmp_path, "files = 'prefs.jsonl'\n")
+    with pytest.raises(ConfigError, match=r"files is 'prefs\.jsonl': input should be a list$"):
+        load(Recipe, path)
+
+
+@pytest.mark.parametrize("text", ["files=[a.jsonl,b.jsonl]", "levels=1"])
+def test_what_is_no_list_is_told_how_to_write_one(text):
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, None, [text])
+    key = text.partition("=")[0]
+    assert f"""input should be a list; write '{key}=["a", "b"]', with quotes around the whole""" in str(caught.value)
+
+
+def test_an_entry_of_a_list_is_blamed_on_who_wrote_the_list(tmp_path):
+    path = write(tmp_path, "roles = ['user']\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, ['roles=["wizard"]'])
+    assert caught.value.problems[0].startswith("command line: roles.0 is 'wizard'")
+    path = write(tmp_path, "roles = ['wizard']\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path, ["name=a"])
+    assert caught.value.problems[0].startswith(f"{path}: roles.0 is 'wizard'")
+
+
+def test_a_recipe_that_is_not_utf8_is_told_with_its_place_and_a_mark_at_its_head_is_no_matter(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_bytes("# a\nname = 'caf\u00e9'\n".encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, path)
+    assert caught.value.problems == (f"{path}:2: not UTF-8: byte 0xe9 at column 12; save it as UTF-8",)
+    path.write_bytes("\ufeffname = 'caf\u00e9'\n".encode())
+    assert load(Recipe, path).config.name == "caf\u00e9"
+
+
+def test_a_wrong_entry_of_a_list_that_must_not_be_empty_is_one_problem():
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, None, ['levels=["high"]'])
+    assert [problem.split(":")[1] for problem in caught.value.problems] == [" levels.0 is 'high'"]
+
+
+def test_empty_lists_and_ranges_the_wrong_way_round_are_told_in_plain_words():
+    with pytest.raises(ConfigError) as caught:
+        load(Recipe, None, ["levels=[]", "span=[0.9, 0.1]"])
+    assert caught.value.problems == (
+        "command line: levels is []: give at least 1",
+        "command line: span is [0.9, 0.1]: give two shares of 0 to 1, the lower one first",
+    )

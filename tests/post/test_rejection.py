@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import pytest
+from pydantic import ValidationError
 
 from puna.core.dialog import Dialog
 from puna.core.errors import ConfigError, UsageError
 from puna.core.generator import Completion
 from puna.post.dialogs import read_dialogs
 from puna.post.preference_rows import read_preferences
-from puna.post.rejection import RejectionConfig, Task, reject
+from puna.post.rejection import RejectionConfig, Task, reject, right_shares
 from puna.post.selection import Answer, Samples, expected_best, pass_at_k, preference_pairs, summarize
 
 CONFIG = RejectionConfig(samples_per_task=6, tasks_per_call=4, max_tokens=8, seed=3)
@@ -302,9 +303,21 @@ def test_tasks_that_are_too_hard_or_too_easy_give_no_rows_and_are_not_drawn_agai
 
 @pytest.mark.parametrize("bounds", [(0.5, 0.1), (-0.1, 1.0), (0.0, 1.5)])
 def test_bounds_that_hold_no_share_are_refused(tmp_path, bounds):
-    with pytest.raises(ConfigError) as caught:
-        reject(tasks(), Adder(), check, changed(right_between=bounds), tmp_path)
-    assert "right_between" in caught.value.problems[0]
+    with pytest.raises(ValidationError, match="the lower one first"):
+        RejectionConfig(right_between=bounds)
     with pytest.raises(ConfigError, match="needs a verifier"):
         config = changed(right_between=(0.1, 0.9))
         reject(tasks(), Adder(), None, config, tmp_path, scores=lambda asked: [[0.0] * len(a) for _, a in asked])
+
+
+def test_nothing_is_called_right_where_nothing_verified_it(tmp_path):
+    result = reject(tasks(6), Adder(), None, changed(selection="best"), tmp_path, scores=by_length)
+    found = result.statistics
+    assert (found.pass_at, found.with_signal, found.never_right) == ({}, None, None)
+    assert set(found.reasons) <= {"finished", "empty", "did not end"} and sum(found.reasons.values()) == found.n_answers
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()[1:]]
+    assert not any("correct" in answer for record in records for answer in record["answers"])
+    again = reject(tasks(6), Adder(dies_after=0), None, changed(selection="best"), tmp_path, scores=by_length)
+    assert again == result
+    with pytest.raises(UsageError, match="nothing verified"):
+        right_shares(tmp_path)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from puna.core.batch import IGNORE, PackedBatch
 from puna.core.dialog import Dialog
@@ -85,8 +86,21 @@ def test_what_cannot_be_used_is_counted_with_its_reason():
     assert report.dropped == {"first answer ends after 64 tokens": 1, "no assistant speaks": 1}
     dropping = batches([DialogRow(d, "x") for d in (fits, long)], sequence_length=64, overlong="drop").report
     assert dropping.dropped == {"longer than 64 tokens": 1}
-    with pytest.raises(UsageError, match="none of 1 dialogs can be used"):
+    with pytest.raises(UsageError, match=r"none of 1 dialogs can be used: 1 \(no assistant speaks\)$"):
         batches([DialogRow(mute, "x")])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"difficulty": (0.9, 0.1)}, "the lower one first"),
+        ({"difficulty": (float("nan"), 1.0)}, "the lower one first"),
+        ({"roles": ()}, "at least 1"),
+    ],
+)
+def test_ranges_that_hold_nothing_are_refused(settings, told):
+    with pytest.raises(ValidationError, match=told):
+        SftConfig(**settings)
 
 
 def test_a_dialog_as_long_as_a_row_is_kept_whole():

@@ -177,3 +177,31 @@ def test_every_canonical_solution_of_humaneval_passes_and_no_empty_one(box):
     assert len(passed) == 164
     empty = verify_code(problems[:20], [p.stub + "    pass\n" for p in problems[:20]], box)
     assert not any(v.correct for v in empty)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (
+            HUMANEVAL | {"test": "def check(f):\n    assert f(1) ==\n"},
+            "'test' is no Python: invalid syntax, in its line 2",
+        ),
+        (HUMANEVAL | {"test": "def test(f):\n    assert f(8) == 4\n"}, "no check"),
+        (HUMANEVAL | {"entry_point": "roots"}, "'entry_point' is 'roots', which 'prompt' does not define"),
+        (HUMANEVAL | {"entry_point": "roots", "canonical_solution": None}, "'entry_point' is 'roots'"),
+        (HUMANEVAL | {"canonical_solution": "    return math.sqrt(\n"}, "'canonical_solution' behind 'prompt' is no"),
+        (HUMANEVAL | {"canonical_solution": "\nreturn 3\n"}, "outside function"),
+        (MBPP | {"test_list": ["assert order([]) is None", "assert order("]}, "test 2 of 'test_list' is no Python"),
+        (MBPP | {"test_setup_code": "import"}, "'test_setup_code' is no Python"),
+        (MBPP | {"code": "def order(x) x"}, "'code' is no Python"),
+        (SCRIPT | {"code": "print('\0')"}, "'code' is no Python"),
+    ],
+)
+def test_python_that_cannot_be_is_told_when_it_is_read(row, told):
+    with pytest.raises(ValueError, match=told):
+        read_problem(row)
+
+
+def test_what_compiles_is_not_run_and_its_style_is_not_judged():
+    read_problem(MBPP | {"code": "import re\nraise SystemExit(re.compile('\\d'))"})
+    read_problem(HUMANEVAL | {"test": "assert root(8) == 4.0\n"})

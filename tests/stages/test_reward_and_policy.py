@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -80,8 +81,23 @@ def test_a_model_that_is_not_good_enough_ends_with_exit_code_4_and_says_why(work
     assert puna(["rm", "rm.toml", "train.steps=1", "train.schedule.warmup_steps=0", "train.optim.lr=1e-9"]) == 0
     assert puna(["rm", "check", "check.toml", "check.min_accuracy=0.99"]) == 4
     assert "should not be used" in capsys.readouterr().err
+    assert puna(["rm", "check", "check.toml", "check.min_accuracy=0.99", "--dry-run"]) == 0
+    assert "ended with a no" in capsys.readouterr().out
+    assert puna(["rm", "check", "check.toml", "check.min_accuracy=0.99"]) == 4
+    told = capsys.readouterr().out
+    assert "runs/check ended with a no, and is asked again" in told and "resuming" not in told
     assert (workplace / "runs/check/check.html").is_file()
     assert puna(["rm", "check", "check.toml", "check.min_accuracy=0.99", "fail=false", "--accept-drift"]) == 0
+
+
+def test_a_model_is_not_judged_by_what_it_learned_from(workplace, capsys):
+    assert puna(["rm", "rm.toml"]) == 0
+    shutil.copy("pairs.jsonl", "copy.jsonl")
+    assert puna(["rm", "rm.toml", "out=runs/more", "start_from=runs/rm", "preferences=more.jsonl"]) == 0
+    for words in (["preferences=copy.jsonl"], ["preferences=copy.jsonl", "model=runs/more", "--dry-run"]):
+        capsys.readouterr()
+        assert puna(["rm", "check", "check.toml", *words]) == 2
+        assert "learned from copy.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ import torch
 from puna.checkpoint.format import save_model
 from puna.cli.main import run as puna
 from puna.core.files import fingerprint
+from puna.evaluate.tasks.config import TaskConfig
 from puna.lineage.artifact import ancestry
 from puna.post.preferences import simulate
 from puna.post.preferences.collection import Collection
+from puna.stages.exercise_data import ExerciseConfig
+from puna.stages.rounds.recipe import RoundRecipe
+from puna.stages.rounds.steps import Round
 from tests.post.tiny import TOKENIZER, tiny_model
 
 TRAIN = "threads = 1, optim = { lr = 1e-3, weight_decay = 0.0 }, schedule = { warmup_steps = 1 }"
@@ -185,3 +190,31 @@ def test_what_cannot_work_is_told_before_any_work(workplace, capsys):
         assert puna(["round", "rounds.toml", *change]) in (2, 3), change
         assert told in capsys.readouterr().err, change
     assert not (workplace / "runs/rounds/round-1").exists()
+
+
+def test_a_later_step_that_cannot_run_is_told_before_the_first_one_runs(workplace, capsys):
+    for key in ("sft", "dpo", "reward"):
+        assert puna(["round", "rounds.toml", f"{key}.data.sequence_length=1000000"]) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"rounds.toml: round 1: {key}.data.sequence_length is 1000000" in told
+    assert puna(["round", "rounds.toml", "sft.dialogs=mine.jsonl"]) == 3
+    assert "mine.jsonl is not there, which sft reads" in " ".join(capsys.readouterr().err.split())
+    assert not (workplace / "runs").exists()
+
+
+def test_steps_without_a_table_run_with_their_defaults_but_for_the_optional_ones():
+    tasks = (TaskConfig(kinds=("end_letter",)),)
+    recipe = RoundRecipe(out=Path("out"), start_from=Path("start"), exercises=ExerciseConfig(), tasks=tasks)
+    now = Round(recipe, 1, (recipe.start_from,), promised=True)
+    steps = [make().out.name for make in (*now.labelling(), *now.rewarding(), *now.learning())]
+    assert steps == [
+        "items",
+        "labels",
+        "preferences",
+        "check-pairs",
+        "reward",
+        "reward-check",
+        "samples",
+        "sft",
+        "scores",
+    ]

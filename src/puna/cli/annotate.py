@@ -84,7 +84,8 @@ def init(
     text = GUIDELINE if guideline is None else Path(guideline).read_text(encoding="utf-8")
     Collection.create(database, read, settings=resolved.config, title=title, guideline=text).close()
     gold = sum(item.gold is not None for item in read)
-    console.say(f"{len(read) - gold} items and {gold} test questions, {resolved.config.overlap} people an item")
+    test = "test question" if gold == 1 else "test questions"
+    console.say(f"{len(read) - gold} items and {gold} {test}, {resolved.config.overlap} people an item")
     if gold == 0:
         console.warn('no item has "gold": nobody can be tested. Some certain items make quality visible.')
     console.say(f"let people in: puna annotate invite {database} NAME")

@@ -35,10 +35,10 @@ def ls(what: str | None) -> None:
 @click.argument("name")
 def cat(name: str) -> None:
     """Print a recipe as it stands in its file, with its header."""
-    from puna.core import console
+    from puna.core import config, console
     from puna.stages import recipes
 
-    console.write(recipes.find_recipe(name).read_text(encoding="utf-8"))
+    console.write(config.read_text(recipes.find_recipe(name)))
 
 
 @command.command(
@@ -73,5 +73,5 @@ def validate(names: tuple[str, ...]) -> None:
 
     problems, checked = showing.validate(names)
     if problems:
-        raise ConfigError(problems, title=f"{checked} recipes checked")
+        raise ConfigError(problems, title=f"{checked} recipe{'s' if checked != 1 else ''} checked")
     console.say(f"{checked} recipe{'s are' if checked != 1 else ' is'} in order")

@@ -2,8 +2,8 @@
 
 A config class derives from `Config`, lives beside its user, and carries a docstring under each field, which `puna show`
 prints. A recipe is TOML. An override is `a.b.c=value`, the value read as TOML where it parses and as text elsewhere, so
-`name=demo` needs no quotes; `a.b.c=none` takes away what the recipe says, back to the default. `load` returns the
-config and, for every leaf, where its value came from.
+`name=demo` needs no quotes; for a list of texts one text stands for a list of one; `a.b.c=none` takes away what the
+recipe says, back to the default. `load` returns the config and, for every leaf, where its value came from.
 """
 
 import difflib
@@ -14,9 +14,9 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from puna.core.errors import ConfigError, MissingError
@@ -28,13 +28,32 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
+def _in_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] <= bounds[1]:
+        raise ValueError("give two numbers, the lower one first")
+    return bounds
+
+
+def _are_shares(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not 0.0 <= bounds[0] <= bounds[1] <= 1.0:
+        raise ValueError("give two shares of 0 to 1, the lower one first")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_in_order)]
+"""A lower and an upper bound."""
+Shares = Annotated[tuple[float, float], AfterValidator(_are_shares)]
+"""Bounds within 0 to 1."""
+
 C = TypeVar("C", bound=Config)
+_COMMAND_LINE = "command line"
 
 _PLAIN_WORDS = (
     (r"a valid (tuple|list)", "a list"),
     (r"a valid dictionary or instance of \w+|a valid dictionary", "a table"),
     (r"a valid (integer|number|string|boolean)", r"a \1"),
     (r"a integer", "an integer"),
+    (r"(?:Tuple|List) should have at least (\d+) items? after validation, not \d+", r"give at least \1"),
 )
 """pydantic's words, in those of a recipe."""
 
@@ -86,7 +105,7 @@ def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[
             raise ConfigError(problems, title=f"{recipe} cannot be used")
         origins.update({key: str(recipe) for key in _leaves(values)})
     for text in overrides:
-        _apply_override(values, origins, text, problems)
+        _apply_override(schema, values, origins, text, problems)
     problems += [
         f"{origins.get(key, recipe or 'the settings')}: {key} is {str(value).lower()}: input should be a number"
         for key, value in _flags(values)
@@ -95,16 +114,41 @@ def load(schema: type[C], recipe: Path | str | None = None, overrides: Sequence[
     try:
         config = schema.model_validate(values)
     except ValidationError as error:
-        problems += [_explain(detail, schema, origins, recipe) for detail in error.errors()]
+        problems += [_explain(detail, schema, origins, recipe) for detail in _without_echoes(error.errors())]
         raise ConfigError(problems, title=f"{recipe or 'the settings'} cannot be used") from None
     if problems:
         raise ConfigError(problems, title=f"{recipe or 'the settings'} cannot be used")
     return Resolved(config, origins)
 
 
+def _without_echoes(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors without lists that are too short only because pydantic does not count their wrong entries."""
+    return [
+        detail
+        for detail in details
+        if detail["type"] != "too_short"
+        or all(other is detail or other["loc"][: len(detail["loc"])] != detail["loc"] for other in details)
+    ]
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe.
+
+    Raises:
+        ConfigError: It is not UTF-8; the message names the line.
+    """
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, column = content.count(b"\n", 0, error.start) + 1, error.start - content.rfind(b"\n", 0, error.start)
+        problem = f"{path}:{line}: not UTF-8: byte 0x{content[error.start]:02x} at column {column}; save it as UTF-8"
+        raise ConfigError([problem], title=f"{path} cannot be used") from error
+
+
 def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(
             path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [], n=1
@@ -113,12 +157,14 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
         raise MissingError(f"recipe {path} is not there.{hint}") from error
     except IsADirectoryError as error:
         raise MissingError(f"recipe {path} is a folder; name a .toml file in it") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         problems.append(f"{path}: not valid TOML: {error}")
         return {}
 
 
-def _apply_override(values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]) -> None:
+def _apply_override(
+    schema: type[Config], values: dict[str, Any], origins: dict[str, str], text: str, problems: list[str]
+) -> None:
     key, equals, raw = text.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
         problems.append(f"command line: {text!r} is not an override; write key=value, for example train.steps=100")
@@ -142,8 +188,9 @@ def _apply_override(values: dict[str, Any], origins: dict[str, str], text: str, 
             return
         node[int(last)] = value
     else:
-        node[last] = value
-    origins[key] = "command line"
+        is_one = isinstance(value, str) and not value.startswith("[")
+        node[last] = [value] if is_one and _takes_texts(schema, key.split(".")) else value
+    origins[key] = _COMMAND_LINE
 
 
 def _step(node: Any, name: str) -> Any:
@@ -187,13 +234,29 @@ def _is_number(schema: type[Config], key: Sequence[str]) -> bool:
     return any(m.model_fields[key[-1]].annotation in (int, float) for m in models if key[-1] in m.model_fields)
 
 
+def _takes_texts(schema: type[Config], key: Sequence[str]) -> bool:
+    """Whether the field is a list of texts or paths and nothing that one text could be."""
+    models, _ = _walk(schema, key[:-1])
+    fields = [m.model_fields[key[-1]].annotation for m in models if key[-1] in m.model_fields]
+    return bool(fields) and all(_is_list_of_texts(annotation) for annotation in fields)
+
+
+def _is_list_of_texts(annotation: Any) -> bool:
+    if get_origin(annotation) in (tuple, list):
+        first, *rest = get_args(annotation)
+        is_text = first in (str, Path) or (get_origin(first) is Literal and isinstance(get_args(first)[0], str))
+        return is_text and (get_origin(annotation) is list or rest == [...])
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return bool(parts) and get_origin(annotation) is not Literal and all(map(_is_list_of_texts, parts))
+
+
 def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, str], recipe: Path | str | None) -> str:
     location = tuple(detail["loc"])
     allowed = _fields_at(schema, location[:-1])
     # pydantic puts the tag of a discriminated union into the location; the user's key has no such part
     key = ".".join(str(part) for part in _without_tags(schema, location))
-    named = [o for k, o in origins.items() if k == key or k.startswith(f"{key}.")]
-    origin = "command line" if "command line" in named else named[0] if named else str(recipe or "the settings")
+    named = [o for k, o in origins.items() if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")]
+    origin = _COMMAND_LINE if _COMMAND_LINE in named else named[0] if named else str(recipe or "the settings")
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
         hint = (
@@ -218,7 +281,9 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
         return f"{origin}: {key}: {message}" if key else f"{origin}: {message}"
     got = repr(detail["input"])
     got = got if len(got) <= 80 else got[:77] + "..."
-    return f"{origin}: {key} is {got}: {message[:1].lower() + message[1:]}"
+    is_list = detail["type"] in ("tuple_type", "list_type") and origin == _COMMAND_LINE
+    hint = f"""; write '{key}=["a", "b"]', with quotes around the whole""" if is_list else ""
+    return f"{origin}: {key} is {got}: {message[:1].lower() + message[1:]}{hint}"
 
 
 def _models_in(annotation: Any) -> list[type[Config]]:

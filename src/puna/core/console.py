@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -188,6 +188,11 @@ def short_bytes(value: float) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.1f} {suffix}"
     return f"{value:.0f} B"
+
+
+def counts(reasons: Mapping[str, int]) -> str:
+    """How often each reason occurred, in words: `3 (longer than 64 tokens), 1 (no assistant speaks)`, or `none`."""
+    return ", ".join(f"{count:,} ({reason})" for reason, count in reasons.items()) or "none"
 
 
 def short_time(seconds: float) -> str:

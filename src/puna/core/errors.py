@@ -32,13 +32,14 @@ class ConfigError(UsageError):
     Args:
         problems: One complete sentence a problem, each naming the file or override, the key and what is allowed.
         title: What was being read.
+        note: A last line that is no problem itself.
     """
 
-    def __init__(self, problems: Sequence[str], *, title: str = "the recipe cannot be used") -> None:
+    def __init__(self, problems: Sequence[str], *, title: str = "the recipe cannot be used", note: str = "") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
         head = f"{title}: {count} problem{'s' if count != 1 else ''}"
-        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+        super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems), *([note] if note else [])]))
 
 
 class PromptTooLongError(UsageError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from puna.core import files
-from puna.core.errors import CorruptError
+from puna.core.errors import CorruptError, GateError
 
 RECORD = "lineage.json"
 FULL_CHECK_BYTES = 4 << 30  # above this a check compares sizes only; hashing 4 GiB takes some 10 s
@@ -71,6 +71,12 @@ class Record:
     seconds: float = 0.0
     error: str | None = None
     accepted: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def refused(self) -> str:
+        """What a gate said when it said no; empty when the run did not end so."""
+        kind, _, said = (self.error or "").partition(": ")
+        return said if self.status == "failed" and kind == GateError.__name__ else ""
 
 
 def read_record(folder: Path | str) -> Record | None:

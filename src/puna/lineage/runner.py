@@ -305,8 +305,11 @@ def _seconds_so_far(folder: Path, record: Record) -> float:
 
 
 def _tell_resume(step: Step, situation: Situation, old: Record) -> None:
-    how = "was killed or is lost" if old.status == "running" else old.status
-    console.say(f"{step.output} is unfinished (its last run {how}): resuming")
+    if old.refused:
+        console.say(f"{step.output} ended with a no, and is asked again. It said: {old.refused}")
+    else:
+        how = "was killed or is lost" if old.status == "running" else old.status
+        console.say(f"{step.output} is unfinished (its last run {how}): resuming")
     for difference in situation.differences:
         console.say(f"  - {difference}")
 

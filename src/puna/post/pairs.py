@@ -202,7 +202,7 @@ def encode_pairs(
                 answers.append((chosen, rejected))
                 kept.append(preference)
     if not answers:
-        told = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
+        told = console.counts(dropped)
         raise UsageError(f"none of {len(preferences)} preferences can be used: {told}. Raise data.sequence_length.")
     return EncodedPairs(
         answers,

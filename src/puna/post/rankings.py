@@ -163,7 +163,7 @@ def encode_rankings(
     if not rankings:
         raise UsageError("no prompt is left to learn from. Lower held_out_fraction or data.least_strength.")
     kept, trees, dropped = [], [], Counter[str]()
-    with console.progress("tokenizing rankings", total=len(rankings), unit="rankings") as progress:
+    with console.progress("tokenizing preferences", total=len(rankings), unit="prompts") as progress:
         for ranking in rankings:
             tree = ranking_tree(ranking, tokenizer, shared_prefix=shared_prefix)
             progress.advance()
@@ -173,8 +173,9 @@ def encode_rankings(
                 kept.append(ranking)
                 trees.append(tree)
     if not trees:
-        told = "; ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise UsageError(f"none of {len(rankings)} prompts can be used: {told}. Raise data.sequence_length.")
+        raise UsageError(
+            f"none of {len(rankings)} prompts can be used: {console.counts(dropped)}. Raise data.sequence_length."
+        )
     return EncodedRankings(kept, trees, dropped)
 
 

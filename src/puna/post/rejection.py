@@ -25,7 +25,7 @@ from pydantic import Field
 
 from puna.core import config as configs
 from puna.core import console
-from puna.core.config import Config
+from puna.core.config import Config, Shares
 from puna.core.dialog import Dialog
 from puna.core.errors import ConfigError, MissingError, Stopped, UsageError
 from puna.core.files import atomic_open, write_json
@@ -64,7 +64,7 @@ class RejectionConfig(Config):
     """Distinct right answers of a task that become fine-tuning rows."""
     pairs_per_task: int = Field(default=1, ge=0)
     """Pairs of a right and a wrong answer of a task."""
-    right_between: tuple[float, float] = (0.0, 1.0)
+    right_between: Shares = (0.0, 1.0)
     """Bounds, both included, of a task's share of right answers; the others, too hard or too easy, give no rows."""
     use_reference: bool = True
     """When no answer to a task is right, its reference answer takes the chosen side of a pair."""
@@ -201,10 +201,7 @@ def reject(
 
 def _check(tasks: Sequence[Task], config: RejectionConfig, *, has_verifier: bool, has_scores: bool) -> None:
     problems = []
-    low, high = config.right_between
-    if not 0.0 <= low <= high <= 1.0:
-        problems.append(f"right_between is [{low:g}, {high:g}]; give two shares of 0 to 1, the lower one first")
-    elif not has_verifier and config.right_between != (0.0, 1.0):
+    if not has_verifier and config.right_between != (0.0, 1.0):
         problems.append("right_between needs a verifier: here nothing says which answers are right; leave it out")
     if not (has_verifier or has_scores):
         problems.append("nothing judges the answers; give a verifier or a reward model")
@@ -263,9 +260,9 @@ def _judge(tasks: Sequence[Task], completions: Sequence[Completion], verifier: V
     judged = iter(verdicts(verifier, pairs)) if verifier else None
     answers = []
     for text, finished, completion in zip(texts, done, completions, strict=True):
-        correct, reason = False, "did not end"
+        correct, reason = None if verifier is None else False, "did not end"
         if finished and judged is None:
-            correct, reason = bool(text), "finished" if text else "empty"
+            reason = "finished" if text else "empty"
         elif finished and judged is not None:
             verdict = next(judged)
             correct, reason = bool(verdict.correct), verdict.reason
@@ -312,12 +309,21 @@ def _resume(path: Path, tasks: Sequence[Task], config: RejectionConfig, origin: 
 
 
 def _record(samples: Samples) -> dict[str, Any]:
-    return {"task": samples.task, "answers": [asdict(answer) for answer in samples.answers]}
+    answers = [asdict(answer) for answer in samples.answers]
+    return {
+        "task": samples.task,
+        "answers": [{k: v for k, v in answer.items() if k != "correct" or v is not None} for answer in answers],
+    }
 
 
 def _from_record(task: Task, record: dict[str, Any]) -> Samples:
     assert record["task"] == task.id, f"samples.jsonl has {record['task']!r} where {task.id!r} is expected"
-    return Samples(task.id, task.prompt, task.reference, tuple(Answer(**answer) for answer in record["answers"]))
+    return Samples(
+        task.id,
+        task.prompt,
+        task.reference,
+        tuple(Answer(**{"correct": None} | answer) for answer in record["answers"]),
+    )
 
 
 def right_shares(folder: Path | str) -> dict[str, float]:
@@ -328,11 +334,16 @@ def right_shares(folder: Path | str) -> dict[str, float]:
 
     Raises:
         MissingError: It is not there.
+        UsageError: Nothing verified its answers.
     """
     path = Path(folder) / "samples.jsonl"
     if not path.exists():
         raise MissingError(f"{path} is not there; make it with `puna sample RECIPE`.")
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    if any("correct" not in answer for record in records for answer in record["answers"]):
+        raise UsageError(
+            f"nothing verified the answers in {path}: a reward model alone says which is better, not right"
+        )
     return {r["task"]: sum(a["correct"] for a in r["answers"]) / len(r["answers"]) for r in records}
 
 

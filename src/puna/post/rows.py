@@ -64,17 +64,16 @@ class Problems:
         """
         self._found.append(f"{where}: {text}")
         if len(self._found) >= self._limit:
-            self._found.append(f"reading stopped here, after {self._limit}; there may be more")
-            self.finish()
+            self.finish(note="Reading stopped there; there may be more.")
 
-    def finish(self) -> None:
+    def finish(self, *, note: str = "") -> None:
         """Ends the reading.
 
         Raises:
             ConfigError: At least one problem was found; the message holds all of them.
         """
         if self._found:
-            raise ConfigError(self._found, title=self._title)
+            raise ConfigError(self._found, title=self._title, note=note)
 
 
 def find_files(paths: Sequence[Path | str]) -> list[Path]:

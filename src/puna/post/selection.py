@@ -38,15 +38,15 @@ class Answer:
         text: the answer without surrounding white space.
         n_tokens: sampled tokens, stop token included.
         finished: the model stopped by itself.
-        correct: the verifier accepted it, and it is finished.
-        reason: the verifier's reason.
+        correct: the verifier accepted it, and it is finished; None where nothing verified it.
+        reason: the verifier's reason; without a verifier whether it ended.
         score: what a reward model thinks of it, or None.
     """
 
     text: str
     n_tokens: int
     finished: bool
-    correct: bool
+    correct: bool | None
     reason: str
     score: float | None = None
 
@@ -74,13 +74,16 @@ class Samples:
 
     @property
     def n_correct(self) -> int:
-        """How many answers are right."""
-        return sum(answer.correct for answer in self.answers)
+        """How many answers are known to be right."""
+        return sum(answer.correct is True for answer in self.answers)
 
 
 def _distinct(samples: Samples, *, correct: bool, selection: Selection = "frequent", seed: int = 0) -> list[str]:
-    """Distinct usable answers; `frequent`: the most frequent first, then the first drawn."""
-    counts = Counter(a.text for a in samples.answers if a.usable and a.correct == correct)
+    """Distinct usable answers; `frequent`: the most frequent first, then the first drawn.
+
+    Unverified answers pass for right ones.
+    """
+    counts = Counter(a.text for a in samples.answers if a.usable and (a.correct is not False) == correct)
     texts = [text for text, _ in counts.most_common()]
     if selection == "best":
         scores = _scores(samples)
@@ -202,20 +205,21 @@ class Statistics:
     Attributes:
         n_tasks: tasks sampled.
         n_answers: answers drawn.
-        pass_at: mean pass@k over the tasks, for k = 1, 2, 4, ... and K.
-        with_signal: fraction of tasks with right and wrong answers: the ones that a contrast can be drawn from.
-        never_right: fraction of tasks without a right answer.
+        pass_at: mean pass@k over the tasks, for k = 1, 2, 4, ... and K; empty where nothing verified the answers.
+        with_signal: fraction of tasks with right and wrong answers, the ones that a contrast can be drawn from; None
+            where nothing verified them.
+        never_right: fraction of tasks without a right answer; None likewise.
         unfinished: fraction of answers that ran into the length limit.
         distinct: mean number of distinct answers to a task.
-        reasons: wrong answers by the verifier's reason.
+        reasons: wrong answers by the verifier's reason; unverified ones by whether they ended.
         best_of: mean over the tasks of the expected highest score among k answers, where there are scores.
     """
 
     n_tasks: int = 0
     n_answers: int = 0
     pass_at: dict[int, float] = field(default_factory=dict)
-    with_signal: float = 0.0
-    never_right: float = 0.0
+    with_signal: float | None = None
+    never_right: float | None = None
     unfinished: float = 0.0
     distinct: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
@@ -231,13 +235,16 @@ def summarize(all_samples: Iterable[Samples]) -> Statistics:
     answers = [answer for task in tasks for answer in task.answers]
     reasons = Counter(a.reason for a in answers if not a.correct)
     rows = [[answer.score for answer in task.answers if answer.score is not None] for task in tasks]
+    verified = all(a.correct is not None for a in answers)
     scored = rows if all(len(row) == n for row in rows) else []
     return Statistics(
         n_tasks=len(tasks),
         n_answers=len(answers),
-        pass_at={k: _mean([pass_at_k(n, task.n_correct, k) for task in tasks]) for k in _powers_of_two(n)},
-        with_signal=_mean([0 < task.n_correct < n for task in tasks]),
-        never_right=_mean([task.n_correct == 0 for task in tasks]),
+        pass_at={k: _mean([pass_at_k(n, t.n_correct, k) for t in tasks]) for k in _powers_of_two(n)}
+        if verified
+        else {},
+        with_signal=_mean([0 < task.n_correct < n for task in tasks]) if verified else None,
+        never_right=_mean([task.n_correct == 0 for task in tasks]) if verified else None,
         unfinished=_mean([not a.finished for a in answers]),
         distinct=_mean([len({a.text for a in task.answers}) for task in tasks]),
         reasons=dict(reasons.most_common()),

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from puna.core import console
 from puna.core.batch import IGNORE, PackedBatch
-from puna.core.config import Config
+from puna.core.config import Bounds, Config
 from puna.core.dialog import Dialog, Role
 from puna.core.errors import UsageError
 from puna.model.transformer import Transformer
@@ -54,13 +54,13 @@ class SftConfig(Config):
     """Dialogs that are shuffled and packed together."""
     seed: int = 0
     """Seed of the order."""
-    roles: tuple[Role, ...] = ("assistant",)
+    roles: tuple[Role, ...] = Field(default=("assistant",), min_length=1)
     """Whose words are learned, each with its end of turn."""
     turns: Literal["all", "last"] = "all"
     """All turns of these roles, or the last one of each dialog alone."""
     min_quality: float | None = None
     """Leave out dialogs whose `quality` is lower; those without stay."""
-    difficulty: tuple[float, float] | None = None
+    difficulty: Bounds | None = None
     """Leave out dialogs whose `difficulty` is outside; those without stay."""
     neftune_alpha: float = Field(default=0.0, ge=0.0)
     """Strength of uniform noise on the embeddings, alpha / sqrt(L D) for a dialog of L tokens; the paper has 5 to 15.
@@ -117,7 +117,7 @@ class SftBatches:
                     weights.append(row.weight)
                 progress.advance()
         if not pieces:
-            raise UsageError(f"none of {len(dialogs)} dialogs can be used: {dict(self.report.dropped)}")
+            raise UsageError(f"none of {len(dialogs)} dialogs can be used: {console.counts(self.report.dropped)}")
         self._tokens = np.concatenate([tokens for tokens, _ in pieces])
         self._targets = np.concatenate([targets for _, targets in pieces])
         lengths = np.array([len(tokens) for tokens, _ in pieces], dtype=np.int64)

@@ -12,6 +12,7 @@ from puna.core import console
 from puna.core.files import write_json
 from puna.core.generator import Sampling
 from puna.core.run_folder import RunFolder
+from puna.stages.checkable import check_files
 from puna.stages.exercise_data import ExerciseConfig, prompt_tasks, tasks
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
@@ -53,6 +54,7 @@ def inputs(recipe: ItemsRecipe) -> Mapping[str, Path]:
 
 def plan(recipe: ItemsRecipe) -> Sequence[PlanRow]:
     """How much is drawn."""
+    check_files(recipe.prompts, None)
     models = max(2, len(recipe.models))
     if recipe.prompts:
         return [("answers", f"{models} to each prompt of {len(recipe.prompts)} files")]
@@ -82,7 +84,8 @@ def run(recipe: ItemsRecipe, folder: RunFolder) -> None:
         write_json(folder.path / TRUTH, truth)
     counts = {"prompts": len(asked), "items": len(items), "gold": n_gold, "different": sum(map(bool, truth.values()))}
     write_json(folder.path / STATISTICS, counts)
-    console.say(f"{len(items) - n_gold} items, {n_gold} test questions from {len(asked)} prompts")
+    test = "test question" if n_gold == 1 else "test questions"
+    console.say(f"{len(items) - n_gold} items, {n_gold} {test} from {len(asked)} prompts")
 
 
 def model_names(models: Sequence[Path]) -> list[str]:

@@ -109,7 +109,7 @@ def run(recipe: DpoRecipe, folder: RunFolder) -> None:
         format_mask=settings.format_mask,
         shared_prefix=settings.shared_prefix,
     )
-    console.say(f"{len(pairs.answers)} of {len(preferences)} pairs; left out: {dict(pairs.dropped) or 'none'}")
+    console.say(f"{len(pairs.answers)} of {len(preferences)} pairs; left out: {console.counts(pairs.dropped)}")
     pad = tokenizer.specials.pad
     reference = None
     if settings.needs_reference:

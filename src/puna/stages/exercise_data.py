@@ -26,7 +26,7 @@ class ExerciseConfig(Config):
     """Seed of the stream."""
     kinds: tuple[str, ...] = ()
     """Kinds to draw from; none means all."""
-    levels: tuple[Level, ...] = (1, 2, 3)
+    levels: tuple[Level, ...] = Field(default=(1, 2, 3), min_length=1)
     """Difficulties to draw from."""
     turns: int = Field(default=1, ge=1)
     """The most exercises in one dialog."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from puna.core import console
+from puna.core.config import Shares
 from puna.core.errors import UsageError
 from puna.core.files import fingerprint
 from puna.core.run_folder import RunFolder
@@ -34,7 +35,7 @@ class PpoRecipe(StageRecipe):
     samples: Path | None = None
     """A `puna sample` run over the same exercises: those that its model got right too rarely or too often are left
     out, since answers that are all right or all wrong teach nothing."""
-    right_between: tuple[float, float] = (0.05, 0.95)
+    right_between: Shares = (0.05, 0.95)
     """Bounds of the share of right answers in `samples`, both included."""
     prompts: tuple[Path, ...] = ()
     """JSONL files of dialogs; their last answer, if there is one, is left out. They need a reward model."""

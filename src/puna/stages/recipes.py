@@ -4,13 +4,16 @@
 """
 
 import difflib
+import re
 from pathlib import Path
 
 import puna
+from puna.core import config
 from puna.core.errors import MissingError, UsageError
 from puna.core.files import atomic_open
 
 PIPELINE_FILE = "run.toml"
+_NAMES_A_FILE = re.compile(r'^(recipe|before) = "([^"/]+)\.toml"$', re.MULTILINE)
 
 
 def packaged_recipes() -> Path:
@@ -44,7 +47,7 @@ def find_recipe(text: str | Path) -> Path:
 
 
 def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
-    """Copy a recipe, with its header.
+    """Copy a recipe, with its header. What it names of the files beside it, it names in full: the copy finds them too.
 
     Args:
         name: As `find_recipe` takes it.
@@ -64,8 +67,18 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
         raise UsageError(f"{target} is there already. Choose another name, or overwrite it with --force.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(target) as file:
-        file.write(source.read_text(encoding="utf-8"))
+        file.write(_NAMES_A_FILE.sub(lambda match: _in_full(source, match), config.read_text(source)))
     return target
+
+
+def _in_full(source: Path, match: re.Match[str]) -> str:
+    key, stem = match.groups()
+    named = source.parent / f"{stem}.toml"
+    if not named.is_file():
+        return match.group()
+    home, whole = packaged_recipes().resolve(), named.resolve()
+    told = whole.relative_to(home).with_suffix("").as_posix() if whole.is_relative_to(home) else as_typed(named)
+    return f'{key} = "{told}"'
 
 
 def recipe_names() -> list[str]:

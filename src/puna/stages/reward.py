@@ -101,7 +101,7 @@ def run(recipe: RewardRecipe, folder: RunFolder) -> None:
     )
     console.say(
         f"{len(encoded.trees)} prompts with their answers to learn from, {len(held_out)} held out, of {len(rankings)}; "
-        f"left out: {dict(encoded.dropped) or 'none'}"
+        f"left out: {console.counts(encoded.dropped)}"
     )
     kept = encode_rankings(held_out, tokenizer, sequence_length=settings.sequence_length) if held_out else None
 

@@ -92,6 +92,8 @@ def run(recipe: SampleRecipe, folder: RunFolder) -> None:
         scores_fingerprint=fingerprint(recipe.reward_model) if recipe.reward_model else "",
     )
     rates = [(f"pass@{k}", f"{value:.1%}") for k, value in result.statistics.pass_at.items()]
+    if not rates:
+        rates = [("finished, verified by nothing", f"{1 - result.statistics.unfinished:.1%} of the answers")]
     rates += [(f"best score of {k}", f"{value:.3f}") for k, value in result.statistics.best_of.items()]
     counts = [
         ("fine-tuning rows", result.n_imitations),

@@ -138,7 +138,7 @@ def run(recipe: SftRecipe, folder: RunFolder) -> None:
     report = batches.report
     console.say(
         f"{report.n_kept} of {report.n_dialogs} dialogs, {report.n_tokens} tokens of which {report.n_targets} are "
-        f"targets; {report.n_truncated} cut, left out: {dict(report.dropped) or 'none'}"
+        f"targets; {report.n_truncated} cut, left out: {console.counts(report.dropped)}"
     )
     card = Card(
         name=recipe.name or "sft",

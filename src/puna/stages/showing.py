@@ -1,8 +1,8 @@
 """Which stage a recipe is for, so that `puna show RECIPE` needs no second word.
 
-A recipe file does not carry its verb. It is told, in this order: from `[[steps]]` (a pipeline), from the lineage record
-beside it (the `config.toml` of a run folder), from a pipeline in the same folder that names it, and from the command in
-the comment at its head.
+A recipe's settings do not say their verb. It is told, in this order: from `[[steps]]` (a pipeline), from the lineage
+record beside it (the `config.toml` of a run folder), from a pipeline in the same folder that names it, and from the
+command in the comment at its head, which every recipe of the package has.
 """
 
 import re
@@ -67,7 +67,7 @@ def schema_of(verb: str) -> type[Config]:
 
 def verb_of(path: Path) -> str | None:
     """The verb that a recipe is for, or None when nothing tells."""
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = config.read_text(path)
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -144,7 +144,8 @@ def list_recipes() -> list[tuple[str, str, str]]:
         path = packaged_recipes() / f"{name}.toml"
         if not path.is_file():
             continue  # the short name of a pipeline, listed under its long one
-        first = path.read_text(encoding="utf-8").lstrip().splitlines()[0]
-        rows.append((name.removesuffix("/run"), verb_of(path) or "", first.removeprefix("#").strip()))
+        verb = verb_of(path) or ""
+        first = path.read_text(encoding="utf-8").lstrip().splitlines()[0].removeprefix("#").strip()
+        rows.append((name.removesuffix("/run"), verb, first.removeprefix(f"puna {verb}: ")))
     order = [PIPELINE, *STAGES]
     return sorted(rows, key=lambda row: (order.index(row[1]) if row[1] in order else len(order), row[0]))

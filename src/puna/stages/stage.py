@@ -12,6 +12,7 @@ What decides the output is the recipe without the paths of its inputs (their con
 without the fields that a stage declares `neutral` (threads, log intervals).
 """
 
+import contextlib
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -258,6 +259,17 @@ def _execute_on_many(
         parallel.leave()
 
 
+def check_settings(stage: Stage[R], recipe: R) -> None:
+    """Find what a dry run would find wrong with a recipe, and say nothing. Files that are not there yet are no matter.
+
+    Raises:
+        UsageError: It cannot be run.
+    """
+    _check_device(recipe)
+    with contextlib.suppress(MissingError):
+        stage.plan(recipe)
+
+
 def _check_device(recipe: StageRecipe) -> None:
     """Refuse a device that is asked for and not here, before an input is missed or a plan is shown.
 
@@ -282,6 +294,8 @@ def _show_plan(
     try:
         situation = runner.inspect(step)
         verbs = {"run": "would run", "resume": "would resume", "skip": "is finished, nothing to do"}
+        if situation.record and situation.record.refused:
+            verbs["resume"] = "ended with a no, would ask again"
         rows.append(("state", "would begin again" if fresh else verbs[situation.action]))
     except MissingError as error:
         if not waits:

@@ -24,9 +24,10 @@ def sampling(path: Path) -> Section:
     record = files.read_json(path / "statistics.json")
     found = record["statistics"]
     rows = [[f"pass@{k}", f"{value:.1%}"] for k, value in sorted(found["pass_at"].items(), key=lambda e: int(e[0]))]
+    if found["with_signal"] is not None:
+        rows += [["questions with right and wrong answers", f"{found['with_signal']:.1%}"]]
     rows += [
-        ["questions with right and wrong answers", f"{found['with_signal']:.1%}"],
-        ["right answers to imitate", f"{record['n_imitations']:,}"],
+        ["answers to imitate", f"{record['n_imitations']:,}"],
         ["preference pairs", f"{record['n_pairs']:,}"],
         ["of them with the reference answer as chosen", f"{record['n_reference_pairs']:,}"],
     ]

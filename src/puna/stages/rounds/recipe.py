@@ -1,7 +1,7 @@
 """The recipe of `puna round`: what every round does, and how much of it.
 
-A table of the recipe is what a stage's own recipe holds without its inputs and output, which the round knows. A table
-that is left out leaves its step out: without `[ppo]` there is no PPO.
+A table of the recipe is what a stage's own recipe holds without its inputs and output, which the round knows. Without
+`[dpo]`, `[ppo]` or `[average]` the round has no such step; the other tables have defaults, and their steps always run.
 """
 
 from pathlib import Path

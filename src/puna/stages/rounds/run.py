@@ -27,6 +27,7 @@ from puna.stages.makers import makers_near
 from puna.stages.page import rounds as page
 from puna.stages.recipes import as_typed, find_recipe
 from puna.stages.reward import FIGURES
+from puna.stages.rounds.check import check_steps
 from puna.stages.rounds.figures import DECISION, SUMMARY, collect
 from puna.stages.rounds.recipe import RoundRecipe
 from puna.stages.rounds.steps import Round, RoundStep
@@ -70,7 +71,7 @@ def run_rounds(
         dry_run: Only look.
 
     Raises:
-        ConfigError: The recipe cannot be used.
+        ConfigError: The recipe, or one of its steps, cannot be used; nothing has run then.
         Stopped: People are still to label, or the work was asked to stop; the same command goes on.
         GateError: The last round was refused.
     """
@@ -78,11 +79,15 @@ def run_rounds(
     command = shlex.join(["puna", "round", as_typed(path), *overrides])
     flags = _Flags(accept_drift, fresh, dry_run)
     makers = makers_near(path)
+    if not dry_run:
+        check_steps(recipe, path)
     if recipe.before:
         before = _beside(path, recipe.before)
         makers[recipe.start_from] = shlex.join(["puna", "run", as_typed(before)])
         console.command(makers[recipe.start_from])
         pipeline.run_pipeline(before, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run)
+        if not dry_run:
+            check_steps(recipe, path)  # again, now that the model is there to tell its context
     first = Round(recipe, 1, (recipe.start_from,), promised=dry_run)
     beginning = first.scores("scores", recipe.start_from)
     start = RoundStep("eval", beginning.recipe.model_copy(update={"out": recipe.out / "start" / "scores"}))
