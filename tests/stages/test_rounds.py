@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from puna.cli.main import run as puna
 from puna.core.files import fingerprint
 from puna.evaluate.tasks.config import TaskConfig
 from puna.lineage.artifact import ancestry
-from puna.post.preferences import simulate
+from puna.post.preferences import judge, simulate
 from puna.post.preferences.collection import Collection
 from puna.stages.exercise_data import ExerciseConfig
 from puna.stages.rounds.recipe import RoundRecipe
@@ -160,8 +161,23 @@ def test_with_people_the_round_waits_and_goes_on_when_the_labels_are_there(workp
     assert sum('"role": "adjudicator"' in line for line in labels) == n
 
 
+class Decided:
+    """A judge that prefers the answer that comes first in the alphabet; the tiny model that it replaces knows nothing."""
+
+    name = "decided"
+
+    def logprobs(self, prompts, continuations):
+        def score(prompt, word):
+            left, right = prompt.messages[-1].content.split("Answer 1:\n")[1].split("\n\nAnswer 2:\n")
+            return SimpleNamespace(logprob=0.0 if (word == "1") == (left.strip() <= right.strip()) else -5.0)
+
+        return [score(prompt, word) for prompt, word in zip(prompts, continuations, strict=True)]
+
+
 @pytest.mark.slow
-def test_prompts_of_a_file_are_labelled_by_a_judge_model_and_judged_by_rows_held_out(workplace, capsys):
+def test_prompts_of_a_file_are_labelled_by_a_judge_model_and_judged_by_rows_held_out(workplace, capsys, monkeypatch):
+    asked = judge.judge_items
+    monkeypatch.setattr(judge, "judge_items", lambda items, generator: asked(items, Decided()))
     rows = [{"prompt": f"What is the last letter of word{n}?"} for n in range(40)]
     (workplace / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = RECIPE.replace('exercises = { kinds = ["end_letter"] }', 'prompts = ["prompts.jsonl"]').replace(
