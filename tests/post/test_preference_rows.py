@@ -67,9 +67,12 @@ def test_what_is_known_about_a_pair_is_kept_and_written_back(tmp_path):
         ({"prompt": "a", "chosen": "b", "rejected": "c", "strength": 5}, "'strength' is 5; allowed are marginally"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "round": "1"}, "'round' is text; it must be a number"),
         ({"prompt": "a", "chosen": ASK, "rejected": "c"}, "'chosen' after the prompt: message 1 is user"),
-        (PLAIN | {"streangth": 3}, "'streangth' is not a key of preferences. Did you mean 'strength'?"),
-        (PLAIN | {"Weight": 3}, "Did you mean 'weight'?"),
-        (PLAIN | {"edit": "b!"}, "Did you mean 'edited'?"),
+        (
+            PLAIN | {"streangth": 3},
+            "'streangth' is not one of preferences. Did you mean 'strength' instead of 'streangth'?",
+        ),
+        (PLAIN | {"Weight": 3}, "Did you mean 'weight' instead of 'Weight'?"),
+        (PLAIN | {"edit": "b!"}, "Did you mean 'edited' instead of 'edit'?"),
         (
             PLAIN | {"strength": 3, "mood": 1},
             "'mood' beside 'strength' is not a key of preferences; allowed are prompt",

@@ -249,7 +249,7 @@ def adjudicate(database: str, most: int) -> None:
 )
 @click.argument("database")
 @click.argument("folder", type=click.Path())
-@click.option("--every-revision", is_flag=True, help="Also labels that were changed later.")
+@click.option("--every-revision", is_flag=True, help="Also labels that were changed later; not for qa.")
 def log(database: str, folder: str, every_revision: bool) -> None:
     """Write items.jsonl and labels.jsonl of a collection, for `puna annotate qa`."""
     from puna.core import console

@@ -123,7 +123,8 @@ def refuse_keys(value: dict[str, Any]) -> None:
     for key in strange:
         near = get_close_matches(key.lower(), [known for known in _KEYS if known not in value], n=1, cutoff=0.8)
         if near:
-            raise RowError(f"{key!r} is not a key of preferences. Did you mean {near[0]!r}?")
+            told = f"has the keys {keys_of(value)}; {key!r} is not one of preferences"
+            raise RowError(f"{told}. Did you mean {near[0]!r} instead of {key!r}?")
     ours = [key for key in _OURS_ALONE if key in given]
     if strange and ours:
         raise RowError(
