@@ -163,13 +163,26 @@ def test_rankings_and_preferences_are_read_together_and_what_is_wrong_is_told_by
         {"prompt": "Hi", "ranking": ["a", {"role": "assistant"}]},
         {"prompt": "Hi", "chosen": "a", "rejected": "b", "weight": 0},
         {"prompt": "Hi", "chosen": "a", "rejected": "b", "probability": 0.4},
+        {"prompt": "Hi", "chosen": "a", "rejected": "b", "ranking": ["a", "b"]},
+        {"prompt": "Hi", "ranking": ["a", "b"], "sorce": "people"},
+        {"prompt": "", "ranking": ["a", "b"]},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in bad))
     with pytest.raises(ConfigError) as refused:
         read_rankings([path])
     told = str(refused.value)
     for number, part in enumerate(
-        ["is of 1; it must be", "are the same", "must have a 'prompt'", "answer 2 of 'ranking'", "above 0", "0.5 to 1"],
+        [
+            "is of 1; it must be",
+            "are the same",
+            "must have a 'prompt'",
+            "answer 2 of 'ranking'",
+            "above 0",
+            "0.5 to 1",
+            "either a ranking or a pair",
+            "Did you mean 'source'",
+            "'prompt' is empty",
+        ],
         start=1,
     ):
         assert f"{path}:{number}: " in told and part in told

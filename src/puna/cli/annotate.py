@@ -225,7 +225,9 @@ def status(database: str) -> None:
 
 @command.command("adjudicate", context_settings=HELP, epilog=examples("puna annotate adjudicate my-prefs.db --most 50"))
 @click.argument("database")
-@click.option("--most", default=100, show_default=True, type=int, help="How many items go into the queue.")
+@click.option(
+    "--most", default=100, show_default=True, type=click.IntRange(min=1), help="How many items go into the queue."
+)
 def adjudicate(database: str, most: int) -> None:
     """Put the most disputed items before the adjudicators.
 
@@ -247,7 +249,7 @@ def adjudicate(database: str, most: int) -> None:
 )
 @click.argument("database")
 @click.argument("folder", type=click.Path())
-@click.option("--every-revision", is_flag=True, help="Also labels that were changed later.")
+@click.option("--every-revision", is_flag=True, help="Also labels that were changed later; not for qa.")
 def log(database: str, folder: str, every_revision: bool) -> None:
     """Write items.jsonl and labels.jsonl of a collection, for `puna annotate qa`."""
     from puna.core import console

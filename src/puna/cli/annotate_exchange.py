@@ -50,8 +50,9 @@ def read(form: str, source: Path, folder: Path, fields: tuple[str, ...]) -> None
         raise UsageError(f"{source} holds no item to compare")
     write_rows(folder / "items.jsonl", found.items)
     write_rows(folder / "labels.jsonl", found.labels)
-    people = len({label.annotator for label in found.labels})
-    console.say(f"{len(found.items)} items and {len(found.labels)} labels of {people} people in {folder}")
+    n = len({label.annotator for label in found.labels})
+    people = "1 person" if n == 1 else f"{n} people"
+    console.say(f"{len(found.items)} items and {len(found.labels)} labels of {people} in {folder}")
     _tell(found.left_out)
 
 
@@ -78,13 +79,10 @@ def write(form: str, source: Path, folder: Path) -> None:
     from puna.core.files import atomic_open
     from puna.post.preferences.records import read_items, read_labels
 
+    _refuse_used(folder)
     items = read_items([source / "items.jsonl" if source.is_dir() else source])
     labelled = source / "labels.jsonl"
-    labels = read_labels([labelled]) if source.is_dir() and labelled.is_file() else []
-    known = {item.id for item in items}
-    strange = sum(label.item not in known for label in labels)
-    if strange:
-        raise UsageError(f"{labelled} has {strange} labels of items that are not in {source / 'items.jsonl'}")
+    labels = read_labels([labelled], items=items) if source.is_dir() and labelled.is_file() else []
     if form == "ultrafeedback" and not labels:
         raise UsageError(f"{source} has no labels; UltraFeedback's rows are preferences")
     written = _module(form).write(items, labels)
@@ -93,6 +91,13 @@ def write(form: str, source: Path, folder: Path) -> None:
             file.write(text)
     console.say(f"{len(items)} items and {len(labels)} labels: {', '.join(written.files)} in {folder}")
     _tell(written.left_out)
+
+
+def _refuse_used(folder: Path) -> None:
+    from puna.core.errors import UsageError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and not an empty folder; choose another one. Nothing was written.")
 
 
 def _tell(left_out: dict[str, int]) -> None:

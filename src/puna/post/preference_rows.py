@@ -9,12 +9,16 @@ chosen answer), `annotator`, `round`, `source`, `weight` (how much the row count
 answer is the better one, as several annotators' labels give it). A chosen answer that repeats the prompt's messages, as
 UltraFeedback writes it, loses them. The rules of turns are those of `post/dialogs.py`.
 
+Other tools' columns may stand beside these, except one that is nearly one of these keys: a mistyped key would be lost
+in silence. In a row that has a key of this form alone (`strength`, `edited`, ...), every other key must be known.
+
 Source: The Llama 3 Herd of Models (2407.21783), section 4.2.1 (levels of strength; edited > chosen > rejected).
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +28,17 @@ from puna.post.rows import Row, kind_of
 
 Strength = Literal["marginally_better", "slightly_better", "better", "significantly_better"]
 STRENGTHS: tuple[Strength, ...] = ("marginally_better", "slightly_better", "better", "significantly_better")
+MAX_WEIGHT = 1000.0
+"""Largest weight of a row: one that counts more than a thousand others is a slip, and would be all that is learned."""
+_KEYS = ("prompt", "chosen", "rejected", "ranking", "edited", "strength", "annotator", "round", "source")
+_KEYS += ("weight", "probability")
+_OURS_ALONE = ("edited", "strength", "probability", "verdict")
+_BESIDE = frozenset(
+    {"item", "verdict", "model_chosen", "model_rejected"}  # of `puna annotate qa`
+    | {"id", "metadata", "prompt_id", "messages", "annotator_id", "annotation", "annotations"}
+    | {"score_chosen", "score_rejected", "chosen-model", "rejected-model", "chosen-rating", "rejected-rating"}
+    | {"chosen_is"}  # of `puna annotate export ultrafeedback`
+)
 _TRANSCRIPT = re.compile(r"\n\n(Human|Assistant):")
 _SPEAKERS: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
 _OPTIONAL = ("strength", "annotator", "round", "source", "weight", "probability")
@@ -43,7 +58,7 @@ class Preference:
         annotator: Who judged.
         round: Round of collection, counted from 1.
         source: Where the row came from.
-        weight: How much the row counts, above 0; None counts once.
+        weight: How much the row counts, above 0, at most `MAX_WEIGHT`; None counts once.
         probability: That the chosen answer is really the better one, 0.5 to 1; None is certain.
     """
 
@@ -92,6 +107,32 @@ def read_preferences(paths: Sequence[Path | str], *, max_problems: int = 20) -> 
     return list(read_each(paths, parse_preference, what="preferences", max_problems=max_problems))
 
 
+def refuse_keys(value: dict[str, Any]) -> None:
+    """Refuses keys that would be passed over although they were meant.
+
+    Raises:
+        RowError: A key is nearly one of this form; or is not known beside keys that only this form has; or the row is a
+            ranking and a pair at once.
+    """
+    given = {key for key, found in value.items() if found is not None}
+    if "ranking" in given:
+        both = [key for key in ("chosen", "rejected", "edited", "strength", "weight", "probability") if key in given]
+        if both:
+            raise RowError(f"has 'ranking' and {both[0]!r}; a row is either a ranking or a pair. Make two rows of it")
+    strange = [key for key in value if key not in _KEYS and key not in _BESIDE]
+    for key in strange:
+        near = get_close_matches(key.lower(), [known for known in _KEYS if known not in value], n=1, cutoff=0.8)
+        if near:
+            told = f"has the keys {keys_of(value)}; {key!r} is not one of preferences"
+            raise RowError(f"{told}. Did you mean {near[0]!r} instead of {key!r}?")
+    ours = [key for key in _OURS_ALONE if key in given]
+    if strange and ours:
+        raise RowError(
+            f"{strange[0]!r} beside {ours[0]!r} is not a key of preferences; allowed are {', '.join(_KEYS)}, and "
+            "'metadata' for whatever else is known"
+        )
+
+
 def parse_prompted(row: Row, answers: Sequence[Any], name: str) -> tuple[Dialog, tuple[tuple[Message, ...], ...]]:
     """The prompt of a row and answers to it.
 
@@ -106,7 +147,7 @@ def parse_prompted(row: Row, answers: Sequence[Any], name: str) -> tuple[Dialog,
     if row.value.get("prompt") is None:
         told = f"has the keys {keys_of(row.value)}; it must have a 'prompt'"
         raise RowError(f"{told}.{meant(row.value, 'prompt')}".rstrip("."))
-    prompt = _check("'prompt'", _answer(row.value["prompt"], "'prompt'", role="user"), ends_with=("user", "tool"))
+    prompt = _prompt(row.value["prompt"])
     names = [name.format(number) for number in range(1, len(answers) + 1)]
     parsed = tuple(
         _check(named, _without(prompt, _answer(given, named)), ends_with=("assistant",), after=prompt[-1].role)
@@ -122,18 +163,18 @@ def parse_preference(row: Row) -> Preference:
         RowError: It cannot be used.
     """
     value = row.value
+    refuse_keys(value)
     for key in ("chosen", "rejected"):
         if key not in value:
             told = f"has the keys {keys_of(value)}; a preference must have 'chosen' and 'rejected'"
             raise RowError(f"{told}.{meant(value, 'chosen', 'rejected')}".rstrip("."))
     chosen, rejected = _answer(value["chosen"], "'chosen'"), _answer(value["rejected"], "'rejected'")
-    edited = _answer(value["edited"], "'edited'") if value.get("edited") else None
+    edited = _answer(value["edited"], "'edited'") if value.get("edited") is not None else None
     if value.get("prompt") is not None:
-        prompt = _answer(value["prompt"], "'prompt'", role="user")
+        prompt = _prompt(value["prompt"])
     else:
         chosen, rejected = _transcript(chosen), _transcript(rejected)
-        prompt = _common_prompt(chosen, rejected)
-    _check("'prompt'", prompt, ends_with=("user", "tool"))
+        prompt = _check("'prompt'", _common_prompt(chosen, rejected), ends_with=("user", "tool"))
     last = prompt[-1].role
     preference = Preference(
         prompt=Dialog(prompt),
@@ -141,18 +182,26 @@ def parse_preference(row: Row) -> Preference:
         rejected=_check(
             "'rejected' after the prompt", _without(prompt, rejected), ends_with=("assistant",), after=last
         ),
-        edited=edited
-        and _check("'edited' after the prompt", _without(prompt, edited), ends_with=("assistant",), after=last),
+        edited=None
+        if edited is None
+        else _check("'edited' after the prompt", _without(prompt, edited), ends_with=("assistant",), after=last),
         strength=_strength(value.get("strength")),
         annotator=_optional(value, "annotator", str),
         round=_optional(value, "round", int),
         source=_optional(value, "source", str),
-        weight=_number(value, "weight", 0.0, float("inf")),
+        weight=_number(value, "weight", 0.0, MAX_WEIGHT),
         probability=_number(value, "probability", 0.5, 1.0),
     )
     if [m.content.strip() for m in preference.best] == [m.content.strip() for m in preference.rejected]:
         raise RowError("the better answer and 'rejected' are the same; there is no preference to learn")
     return preference
+
+
+def _prompt(given: Any) -> tuple[Message, ...]:
+    prompt = _check("'prompt'", _answer(given, "'prompt'", role="user"), ends_with=("user", "tool"))
+    if prompt[-1].role == "user" and not prompt[-1].content.strip():
+        raise RowError("'prompt' is empty; it must say what was asked")
+    return prompt
 
 
 def _check(
@@ -215,8 +264,8 @@ def _number(value: dict[str, Any], key: str, low: float, high: float) -> float |
     got = value.get(key)
     if got is None:
         return None
-    if type(got) not in (int, float) or not low <= got <= high or got in (0, float("inf")):
-        allowed = "above 0" if low == 0 else f"{low:g} to {high:g}"
+    if type(got) not in (int, float) or not low <= got <= high or got == 0:
+        allowed = f"above 0, at most {high:g}" if low == 0 else f"{low:g} to {high:g}"
         raise RowError(f"{key!r} is {got!r}; it must be a number {allowed}")
     return float(got)
 

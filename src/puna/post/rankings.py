@@ -25,7 +25,7 @@ from puna.core import console
 from puna.core.dialog import Dialog, Message
 from puna.core.errors import UsageError
 from puna.post.dialogs import RowError, read_each
-from puna.post.preference_rows import STRENGTHS, Preference, Strength, parse_preference, parse_prompted
+from puna.post.preference_rows import STRENGTHS, Preference, Strength, parse_preference, parse_prompted, refuse_keys
 from puna.post.rows import Row, kind_of
 from puna.post.trees import Tree
 from puna.tokenizer.bpe import Tokenizer
@@ -87,8 +87,9 @@ def read_rankings(paths: Sequence[Path | str], *, max_problems: int = 20) -> lis
 
 
 def _parse(row: Row) -> Ranking:
-    if "ranking" not in row.value:
+    if row.value.get("ranking") is None:
         return of_preference(parse_preference(row))
+    refuse_keys(row.value)
     given = row.value["ranking"]
     if not isinstance(given, list) or not SHORTEST_RANKING <= len(given) <= LONGEST_RANKING:
         got = f"of {len(given)}" if isinstance(given, list) else kind_of(given)

@@ -83,11 +83,7 @@ def run(recipe: LabelRecipe, folder: RunFolder) -> None:
     items = read_items([items_file(recipe.items)])
     if recipe.by == "log":
         assert recipe.log is not None
-        known = {item.id for item in items}
-        labels = read_labels([recipe.log])
-        strange = sum(label.item not in known for label in labels)
-        if strange:
-            raise UsageError(f"{recipe.log} has {strange} labels of items that are not in {recipe.items}")
+        labels = read_labels([recipe.log], items=items)
     elif recipe.by == "judge":
         assert recipe.judge is not None
         from puna.infer.engine import Engine

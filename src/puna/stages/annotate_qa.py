@@ -50,7 +50,8 @@ def _read(recipe: QualityRecipe) -> tuple[list[Item], list[Label]]:
     from puna.post.preferences.records import read_items, read_labels
 
     labels = [path / "labels.jsonl" if path.is_dir() else path for path in recipe.labels]
-    return read_items([items_file(path) for path in recipe.items]), read_labels(labels)
+    items = read_items([items_file(path) for path in recipe.items])
+    return items, read_labels(labels, items=items)
 
 
 def run(recipe: QualityRecipe, folder: RunFolder) -> None:

@@ -71,8 +71,9 @@ def test_ultrafeedback_gives_back_every_preference(tmp_path):
     written = ultrafeedback.write(ITEMS, LABELS)
     found = ultrafeedback.read(saved(written, tmp_path), {})
     assert found.items == [replace(x, gold=None, uncertainty=None) for x in ITEMS[:3]]
-    kept = [Label(x.item, x.annotator, value=x.value, round=x.round) for x in LABELS if x.winner]
+    kept = [Label(x.item, x.annotator, value=x.value, round=x.round) for x in LABELS if x.winner and not x.occasion]
     assert found.labels == kept
+    assert written.left_out["repeats: a row says nothing of a second time"] == 1
     assert written.left_out["labels that skip: a row is a preference"] == 1
     again = ultrafeedback.write(found.items, found.labels)
     assert again.files == written.files
@@ -90,6 +91,9 @@ def test_published_ultrafeedback_is_read(tmp_path):
     found = ultrafeedback.read(path, {})
     assert [(label.annotator, label.value) for label in found.labels] == [("ultrafeedback", v) for v in (2, 2, 4)]
     assert found.items[0].model_b == "n" and sum(found.left_out.values()) == 1
+    path.write_text((json.dumps(other) + "\n") * 2)
+    twice = ultrafeedback.read(path, {})
+    assert len(twice.labels) == 1 and twice.left_out["labels of a person who judged the item before"] == 1
 
 
 def test_what_other_people_s_projects_are_called_can_be_said(tmp_path):
@@ -117,7 +121,10 @@ def test_what_other_people_s_projects_are_called_can_be_said(tmp_path):
         (argilla, "records.json", '[{"id": "x", "fields": {"prompt": "p", "a": "1", "b": "1"}}]', "are the same"),
         (argilla, "records.json", '[{"fields": {"prompt": "p", "a": "1", "b": "2"}, "responses": {"preference": '
          '[{"value": "c", "user_id": "u"}]}}]', "the preference is 'c'; allowed"),
-        (argilla, "records.json", "{", "not valid JSON"),
+        (argilla, "records.json", "{", r"the records of Argilla cannot be used[\s\S]*not valid JSON"),
+        (label_studio, "tasks.json", '[{"data": 1}]', "the tasks of Label Studio cannot be used"),
+        (label_studio, "tasks.json", '[{"data": {"prompt": "x", "left": "1", "right": "2"}, "annotations": '
+         '[{"completed_by": 1, "was_cancelled": true, "created_at": "yesterday"}]}]', "'created_at' is 'yesterday'"),
         (label_studio, "tasks.json", '[{"prompt": "x", "side": "left"}]', "not as JSON-MIN"),
         (label_studio, "tasks.json", '[{"data": {"prompt": "x", "left": "1", "right": "2"}, "annotations": '
          '[{"result": []}]}]', "no 'completed_by'"),
@@ -133,7 +140,7 @@ def test_rows_that_cannot_be_used_are_told_with_file_and_place(tmp_path, module,
 
 
 def test_missing_files_and_a_wrong_users_file_are_told(tmp_path):
-    with pytest.raises(MissingError, match=r"records\.json is not there"):
+    with pytest.raises(MissingError, match=r"records\.json is not there; name the file that Argilla wrote"):
         argilla.read(tmp_path, {})
     saved(argilla.write(ITEMS, LABELS), tmp_path)
     (tmp_path / "users.json").write_text('["ada"]')
@@ -150,6 +157,20 @@ def test_the_verbs_go_there_and_back(tmp_path, capsys):
         assert puna(["annotate", "import", form, there, str(back)]) == 0
         assert len(read_items([back / "items.jsonl"])) >= 3 and read_labels([back / "labels.jsonl"])
     assert "left out, 1: repeats" in capsys.readouterr().out
+    before = (tmp_path / "argilla/records.json").read_bytes()
+    assert puna(["annotate", "export", "argilla", str(tmp_path / "log"), str(tmp_path / "argilla")]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    assert (tmp_path / "argilla/records.json").read_bytes() == before
+    assert puna(["annotate", "export", "argilla", str(tmp_path / "log"), str(tmp_path / "argilla/users.json")]) == 2
+    write_rows(tmp_path / "one/labels.jsonl", LABELS[:1])
+    write_rows(tmp_path / "one/items.jsonl", ITEMS[:1])
+    assert puna(["annotate", "export", "argilla", str(tmp_path / "one"), str(tmp_path / "one-there")]) == 0
+    assert puna(["annotate", "import", "argilla", str(tmp_path / "one-there"), str(tmp_path / "one-back")]) == 0
+    assert "1 labels of 1 person in" in capsys.readouterr().out
+    write_rows(tmp_path / "one/labels.jsonl", LABELS[3:4])
+    assert puna(["annotate", "export", "argilla", str(tmp_path / "one"), str(tmp_path / "not-there")]) == 2
+    assert "labels.jsonl:1: 'item' is 'two', which is not among the items" in capsys.readouterr().err
+    assert not (tmp_path / "not-there").exists()
     assert puna(["annotate", "import", "argilla", str(tmp_path / "argilla"), str(tmp_path / "x"), "--field", "a"]) == 2
     assert puna(["annotate", "export", "argilla", str(tmp_path / "nothing"), str(tmp_path / "x")]) == 3
 

@@ -172,6 +172,34 @@ def test_every_action_has_a_key_and_two_windows_of_one_person_do_not_count_twice
     assert len(collection.labels(every_revision=True)) == 5
 
 
+@pytest.mark.parametrize("status", [400, 413])
+def test_an_answer_that_the_server_refuses_is_kept_to_be_changed_and_not_sent_again(tmp_path, status):
+    collection, tokens = collection_of(tmp_path / "c.db", 2, ["ada"])
+    with Server(tmp_path / "c.db") as server, chromium() as driver:
+        enter(driver, server.url, tokens["ada"])
+        if status == 400:  # a page without the limit
+            driver.execute_script("document.getElementById('note').value = 'long '.repeat(20001)")
+        else:
+            driver.execute_script("""
+                const real = window.fetch;
+                window.fetch = async (path, options) => path === '/api/labels'
+                  ? new Response('{"error": {"message": "The body is larger."}}', { status: 413 }) : real(path, options);
+                document.getElementById('note').value = 'long ';""")
+        before = task_key(driver)
+        press(driver, "2", ENTER)
+        until(lambda: "kept here" in text(driver, "notice"))
+        assert task_key(driver) == before and collection.labels() == []
+        driver.refresh()
+        until(lambda: shown(driver, "task"))
+        assert driver.execute_script("return Object.keys(localStorage).filter(k => k.includes('outbox')).length") == 0
+        assert driver.execute_script("return document.getElementById('note').value").startswith("long ")
+        assert not shown(driver, "notice")
+        driver.execute_script("document.getElementById('note').value = 'short'")
+        answer(driver, "2")
+        assert driver.execute_script("return Object.keys(localStorage).filter(k => k.includes('refused')).length") == 0
+    assert [label.note for label in collection.labels()] == ["short"]
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 320])
 def test_the_page_fits_its_window_and_has_no_error(tmp_path, width, dark):

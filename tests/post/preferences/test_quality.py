@@ -85,6 +85,33 @@ def test_verdicts_have_reasons_and_edges_are_safe():
         quality.check(items, [Label("nowhere", "x", value=1)], FAST)
 
 
+def test_who_judged_alone_or_little_is_not_judged_by_an_agreement_with_nobody():
+    items, _ = make_items(30)
+    sides = [1 if n % 3 else -1 for n in range(30)]
+    few = [Label(item.id, "ada", value=side) for item, side in zip(items[:3], sides, strict=False)]
+    (card,) = quality.check(items, few, FAST).cards
+    assert card.status == "unjudged" and card.agreement is None
+    assert card.reasons == ("too few to judge: 3 of 10 labels",)
+    alone = [Label(item.id, "ada", value=side) for item, side in zip(items, sides, strict=True)]
+    (card,) = quality.check(items, alone, FAST).cards
+    assert card.status == "ok" and card.agreement is None
+    assert card.reasons == ("agreement with the others: too few to judge (0 of 10)",)
+    both = [Label(items[0].id, name, value=-2) for name in ("ada", "bob")]
+    for card in quality.check(items, both, FAST).cards:
+        assert card.status == "unjudged" and (card.agreement is None or card.agreement.value == 1.0)
+
+
+def test_who_says_the_opposite_of_the_others_is_left_out_from_ten_comparisons_on():
+    items, _ = make_items(24)
+
+    def status(n):
+        labels = [Label(item.id, name, value=3) for item in items[:n] for name in ("x", "y", "z")]
+        labels += [Label(item.id, "against", value=-3, left="ab"[i % 2]) for i, item in enumerate(items[:n])]
+        return {card.name: card.status for card in quality.check(items, labels, FAST).cards}["against"]
+
+    assert status(9) == "unjudged" and status(24) == "exclude"
+
+
 @pytest.mark.slow
 def test_the_stage_writes_rows_that_are_read_back_and_a_page(crowd, tmp_path):
     from puna.core.run_folder import RunFolder

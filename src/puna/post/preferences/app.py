@@ -29,6 +29,8 @@ PAGE_FILES = {
     "icon.svg": SVG,
 }
 _STATUS = {"paused": 403, "conflict": 409, "invalid": 400, "unknown": 404}
+LARGEST_NUMBER = 2**31 - 1
+"""Of an assignment or a revision: what an INTEGER column of PostgreSQL holds."""
 _T = TypeVar("_T")
 
 
@@ -36,8 +38,8 @@ class LabelBody(BaseModel):
     """What the page sends."""
 
     model_config = ConfigDict(extra="forbid")
-    assignment: int
-    revision: int
+    assignment: int = Field(ge=0, le=LARGEST_NUMBER)
+    revision: int = Field(ge=0, le=LARGEST_NUMBER)
     submission: str = Field(min_length=8, max_length=100)
     action: Literal["prefer", "skip", "flag"]
     choice: Literal["left", "right"] | None = None

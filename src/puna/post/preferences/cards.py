@@ -1,17 +1,17 @@
 """A card for every annotator: how often right, which side, how long, how steady; and whether to use the labels.
 
-"Right" is measured twice. On test questions against what is known; elsewhere against the others, who are asked through
-the fitted Dawid-Skene model with this person's own label taken out, and only where they are nearly sure. A reason to
+"Right" is measured twice. On test questions against what is known; elsewhere against the others: their labels of the
+item, weighed by what the Dawid-Skene model fits of each, and only where they are nearly sure. A reason to
 exclude must hold with its 95 % interval, so that nobody is dropped for a handful of hard items.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from puna.core.config import Config
@@ -19,7 +19,9 @@ from puna.evaluate.statistics import Estimate, wilson
 from puna.post.preferences.dawid_skene import DawidSkene
 from puna.post.preferences.records import Item, Label
 
-Status = Literal["ok", "watch", "exclude"]
+Status = Literal["ok", "unjudged", "watch", "exclude"]
+MIN_JUDGED = 10
+"""Labels, or comparisons with others, below which nothing is said about a person: of fewer, chance decides."""
 
 
 class CardConfig(Config):
@@ -39,8 +41,8 @@ class CardConfig(Config):
     """Faster than this is not reading; fast readers manage 5 to 8."""
     min_seconds: float = Field(default=1.0, ge=0)
     """No label takes less."""
-    min_labels: int = Field(default=8, ge=1)
-    """With fewer labels nobody is excluded, only watched."""
+    min_labels: int = Field(default=MIN_JUDGED, ge=1)
+    """With fewer labels nobody is judged; with fewer items to compare, nobody for the agreement with the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +51,13 @@ class Card:
 
     Attributes:
         name: Who.
-        status: `ok`, `watch`, or `exclude`.
-        reasons: Why not `ok`.
+        status: `ok`, `unjudged` (too few labels), `watch`, or `exclude`.
+        reasons: Why not `ok`, and what cannot be judged.
         n_labels: Preferences given, without repeats.
         n_skipped: Items skipped.
         n_flagged: Items flagged.
         gold: Share of right test questions.
-        agreement: Share of sure items on which the person sides with the others.
+        agreement: Share of items on which the person sides with the others, where there are others and they are sure.
         accuracy: Accuracy that the Dawid-Skene model fits.
         confusion: Fitted chances, true class (a, b) by label (a, b).
         left: Share of choices of the left answer.
@@ -94,7 +96,6 @@ def make_cards(
     items: Mapping[str, Item],
     labels: Sequence[Label],
     model: DawidSkene,
-    places: Mapping[str, int],
     workers: Mapping[str, int],
     config: CardConfig,
 ) -> list[Card]:
@@ -104,12 +105,15 @@ def make_cards(
         items: Items by id.
         labels: All labels in the order of time.
         model: Fitted on the labels, classes 0 (a better) and 1 (b better).
-        places: Index of each item in the model.
         workers: Index of each person in the model.
         config: Thresholds.
     """
     names = sorted({label.annotator for label in labels if label.role == "annotator"})
-    return [_card(name, items, labels, model, places, workers.get(name), config) for name in names]
+    said: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        if label.action == "prefer" and label.occasion == 0 and label.role == "annotator":
+            said[label.item].append(label)
+    return [_card(name, items, labels, model, workers, said, config) for name in names]
 
 
 def _card(
@@ -117,21 +121,23 @@ def _card(
     items: Mapping[str, Item],
     labels: Sequence[Label],
     model: DawidSkene,
-    places: Mapping[str, int],
-    worker: int | None,
+    workers: Mapping[str, int],
+    said: Mapping[str, Sequence[Label]],
     config: CardConfig,
 ) -> Card:
     own = [label for label in labels if label.annotator == name]
     first = [label for label in own if label.action == "prefer" and label.occasion == 0]
     gold = [items[label.item].gold == label.winner for label in first if items[label.item].gold]
-    others = [_without_own(label, items, model, places, worker) for label in first]
+    worker = workers.get(name)
+    asked = ((label, _by_others(label, items, said[label.item], model, workers)) for label in first)
+    compared = [(label, p) for label, p in asked if p is not None]
     sure = [
         (p >= 0.5) == (label.winner == "a")
-        for label, p in zip(first, others, strict=True)
+        for label, p in compared
         if max(p, 1 - p) >= config.sure and items[label.item].gold is None
     ]
     half = len(sure) // 2
-    excess, excess_z = _length_excess(first, others, items)
+    excess, excess_z = _length_excess(compared, items)
     timed = [label for label in first if label.seconds is not None]
     fast = [(label.seconds or 0.0) < _least_seconds(items[label.item], config) for label in timed]
     card = Card(
@@ -157,8 +163,15 @@ def _card(
 
 
 def _judged(card: Card, excess_z: float, config: CardConfig) -> Card:
-    hard, soft = [], []
-    for what, share in (("test questions", card.gold), ("agreement with the others", card.agreement)):
+    if card.n_labels < config.min_labels:
+        told = f"too few to judge: {card.n_labels} of {config.min_labels} labels"
+        return replace(card, status="unjudged", reasons=(told,))
+    hard, soft, told_only = [], [], []
+    n_compared = card.agreement.n if card.agreement is not None else 0
+    if n_compared < config.min_labels:
+        told_only.append(f"agreement with the others: too few to judge ({n_compared} of {config.min_labels})")
+    agreement = card.agreement if n_compared >= config.min_labels else None
+    for what, share in (("test questions", card.gold), ("agreement with the others", agreement)):
         if share is not None and share.value < config.min_accuracy:
             told = f"{what}: {share.value:.0%} of {share.n}"
             (hard if share.high < config.min_accuracy else soft).append(told)
@@ -176,40 +189,40 @@ def _judged(card: Card, excess_z: float, config: CardConfig) -> Card:
     if card.repeats is not None and card.repeats.high < config.min_accuracy:
         hard.append(f"repeats an answer in {card.repeats.value:.0%} of {card.repeats.n}")
     first, second = card.first_half, card.second_half
-    if first is not None and second is not None and second.high < first.low:
+    if agreement is not None and first is not None and second is not None and second.high < first.low:
         told = f"drifts: {first.value:.0%} in the first half, {second.value:.0%} in the second"
         (hard if second.value < config.min_accuracy else soft).append(told)
-    few = card.n_labels < config.min_labels
-    status: Status = "exclude" if hard and not few else "watch" if hard or soft else "ok"
-    return Card(**{**{f: getattr(card, f) for f in card.__slots__}, "status": status, "reasons": (*hard, *soft)})
+    status: Status = "exclude" if hard else "watch" if soft else "ok"
+    return replace(card, status=status, reasons=(*hard, *soft, *told_only))
 
 
 def _share(right: Sequence[bool]) -> Estimate | None:
     return wilson(sum(right), len(right)) if right else None
 
 
-def _without_own(
-    label: Label, items: Mapping[str, Item], model: DawidSkene, places: Mapping[str, int], worker: int | None
-) -> float:
-    """P(a is better) by everybody else."""
+def _by_others(
+    label: Label, items: Mapping[str, Item], said: Sequence[Label], model: DawidSkene, workers: Mapping[str, int]
+) -> float | None:
+    """P(a is better) by everybody else's labels of the item alone, both answers equally likely before; None without."""
     gold = items[label.item].gold
     if gold is not None:
         return 1.0 if gold == "a" else 0.0
-    if worker is None:  # the model was fitted without this person
-        return float(model.probabilities[places[label.item], 0])
-    p = np.clip(model.probabilities[places[label.item]], 1e-9, 1 - 1e-9)
-    c = np.clip(model.confusion[worker, :, 0 if label.winner == "a" else 1], 1e-9, None)
-    odds = math.log(p[0] / p[1]) - math.log(c[0] / c[1])
+    votes = [
+        model.confusion[workers[other.annotator], :, 0 if other.winner == "a" else 1]
+        for other in said
+        if other.annotator != label.annotator
+    ]
+    if not votes:
+        return None
+    odds = sum(math.log(max(c[0], 1e-9) / max(c[1], 1e-9)) for c in votes)
     return 1 / (1 + math.exp(-max(-500.0, min(500.0, odds))))
 
 
-def _length_excess(
-    labels: Sequence[Label], others: Sequence[float], items: Mapping[str, Item]
-) -> tuple[float | None, float]:
+def _length_excess(compared: Sequence[tuple[Label, float]], items: Mapping[str, Item]) -> tuple[float | None, float]:
     """How much more often the longer answer is chosen than the others find it better, and how many deviations."""
     chosen, expected, variance = 0, 0.0, 0.0
     n = 0
-    for label, p in zip(labels, others, strict=True):
+    for label, p in compared:
         a, b = len(items[label.item].a), len(items[label.item].b)
         if max(a, b) < 1.2 * min(a, b):
             continue

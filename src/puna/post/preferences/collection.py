@@ -23,7 +23,7 @@ from puna.core import config as configs
 from puna.core.errors import MissingError, UsageError
 from puna.post.preferences import choosing
 from puna.post.preferences.database import connect
-from puna.post.preferences.records import VALUES, Item, Label, Role, Side, parse_item
+from puna.post.preferences.records import VALUES, Action, Item, Label, Role, Side, parse_item
 from puna.post.preferences.settings import GUIDELINE, CollectionSettings
 from puna.post.preferences.tables import AnnotatorRow, AssignmentRow, CollectionRow, ItemRow, LabelRow
 from puna.post.preferences.task import MAX_TEXT, Annotator, Judgement, Progress, RefusedError, Task
@@ -225,7 +225,8 @@ class Collection:
             True when it was recorded now, False when this submission was recorded before.
 
         Raises:
-            RefusedError: It cannot be recorded: not this person's task, or answered in another window.
+            RefusedError: It cannot be recorded: not this person's task, answered in another window, or a submission
+                whose name was used for another answer.
         """
         self._check(judgement, submission)
         with self._write() as session:
@@ -234,8 +235,8 @@ class Collection:
                 raise RefusedError("unknown", "this task is not yours")
             known = session.scalar(select(LabelRow).where(LabelRow.submission == submission))
             if known is not None:
-                if known.assignment_id != assignment:
-                    raise RefusedError("invalid", "this submission belongs to another task")
+                if (known.assignment_id, known.revision) != (assignment, revision) or _said(known) != judgement:
+                    raise RefusedError("conflict", "this submission's name was used for another answer")
                 return False
             if row.revision != revision:
                 raise RefusedError("conflict", "this task was answered in another window")
@@ -364,8 +365,10 @@ class Collection:
             problem = f"a text is longer than {MAX_TEXT} characters"
         elif judgement.edit is not None and judgement.action != "prefer":
             problem = "only a preferred answer can be improved"
-        elif set(judgement.reasons) - set(self.settings.reasons):
-            problem = f"reasons are {judgement.reasons!r}; allowed are {self.settings.reasons!r}"
+        elif strange := [reason for reason in judgement.reasons if reason not in self.settings.reasons]:
+            problem = f"{strange[0]!r:.80} is not among the reasons; allowed are {self.settings.reasons!r}"
+        elif len(set(judgement.reasons)) < len(judgement.reasons):
+            problem = "a reason is given twice"
         if problem:
             raise RefusedError("invalid", problem)
 
@@ -415,6 +418,11 @@ class Collection:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _said(label: LabelRow) -> Judgement:
+    action: Action = label.action  # type: ignore[assignment]
+    return Judgement(action, label.value, label.seconds, label.edit, tuple(label.reasons), label.note)
 
 
 def _label(label: LabelRow, given: AssignmentRow, round_: int) -> Label:

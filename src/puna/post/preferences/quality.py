@@ -161,7 +161,7 @@ def check(items: Sequence[Item], labels: Sequence[Label], config: QualityConfig 
     known = {places[item.id]: 0 if item.gold == "a" else 1 for item in items if item.gold}
     everyone = fit_labels(usable, places, known)
     workers = worker_places(usable)
-    cards = make_cards(by_id, labels, everyone, places, workers, config.annotators)
+    cards = make_cards(by_id, labels, everyone, workers, config.annotators)
     bad = {card.name for card in cards if card.status == "exclude"}
     trusted = [label for label in usable if label.annotator not in bad]
     model = fit_labels(trusted, places, known) if bad else everyone

@@ -12,8 +12,10 @@ Source: The Llama 3 Herd of Models (2407.21783), section 4.2.1 (two models, four
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -143,14 +145,41 @@ def read_items(paths: Sequence[Path | str]) -> list[Item]:
     return list(read_each(paths, parse, what="items", max_problems=20))
 
 
-def read_labels(paths: Sequence[Path | str]) -> list[Label]:
-    """Reads labels.
+def read_labels(paths: Sequence[Path | str], *, items: Iterable[Item] | None = None) -> list[Label]:
+    """Reads labels; nobody's judgement may come twice, in one file or over several.
+
+    Args:
+        paths: JSON lines, or JSON lists.
+        items: What was judged; a label of anything else is refused. None does not look.
 
     Raises:
         MissingError: A file is not there.
         ConfigError: Rows that cannot be used, each with file and line.
     """
-    return list(read_each(paths, lambda row: _label(row.value), what="labels", max_problems=20))
+    known = None if items is None else {item.id for item in items}
+    by_id: dict[str, str] = {}
+    by_person: dict[tuple[str, str, int], str] = {}
+
+    def parse(row: Row) -> Label:
+        label = _label(row.value)
+        if known is not None and label.item not in known:
+            near = get_close_matches(label.item, known, n=1)
+            asked = f" Did you mean {near[0]!r}?" if near else ""
+            raise RowError(f"'item' is {label.item!r}, which is not among the items.{asked}".rstrip("."))
+        if label.id in by_id:
+            raise RowError(f"the id {label.id!r} stands at {by_id[label.id]} already; name each file and label once")
+        judged = (label.item, label.annotator, label.occasion)
+        if judged in by_person:
+            raise RowError(
+                f"{label.annotator!r} judged {label.item!r} at {by_person[judged]} already; keep the label that counts "
+                "(a log without --every-revision has it alone), or give a repeat 'occasion': 1"
+            )
+        if label.id:
+            by_id[label.id] = row.where
+        by_person[judged] = row.where
+        return label
+
+    return list(read_each(paths, parse, what="labels", max_problems=20))
 
 
 def write_rows(path: Path | str, records: Iterable[Item | Label]) -> None:
@@ -176,9 +205,6 @@ def parse_item(value: dict[str, Any]) -> Item:
     if gold not in (None, "a", "b"):
         raise RowError(f"'gold' is {gold!r}; it must be 'a' or 'b', the better answer")
     uncertainty = _number(value, "uncertainty", low=0.0, high=1.0)
-    round_ = value.get("round", 1)
-    if type(round_) is not int or round_ < 1:
-        raise RowError(f"'round' is {round_!r}; it must be a whole number from 1")
     return Item(
         id=str(value.get("id") or item_id(prompt, a, b)),
         prompt=prompt,
@@ -186,7 +212,7 @@ def parse_item(value: dict[str, Any]) -> Item:
         b=b,
         model_a=str(value.get("model_a", "")),
         model_b=str(value.get("model_b", "")),
-        round=round_,
+        round=_round(value),
         gold=gold,
         uncertainty=uncertainty,
     )
@@ -208,14 +234,14 @@ def _label(value: dict[str, Any]) -> Label:
             raise RowError(f"{key!r} is {value.get(key)!r}; it must be a text")
     action: Action = _one_of(value, "action", ACTIONS, "prefer")
     given = value.get("value")
-    if action == "prefer" and given not in VALUES:
+    if action == "prefer" and (type(given) is not int or given not in VALUES):
         raise RowError(f"'value' is {given!r}; allowed are -4 to 4 without 0, positive when a is better")
     if action != "prefer" and given is not None:
         raise RowError(f"'value' is {given!r} although the action is {action!r}")
     occasion = value.get("occasion", 0)
-    if occasion not in (0, 1):
+    if type(occasion) is not int or occasion not in (0, 1):
         raise RowError(f"'occasion' is {occasion!r}; it must be 0, or 1 for a repeat")
-    texts = {key: str(value.get(key, "")) for key in ("note", "guideline", "time", "id")}
+    texts = {key: str(value.get(key, "")) for key in ("note", "guideline", "id")}
     return Label(
         item=value["item"],
         annotator=value["annotator"],
@@ -223,13 +249,36 @@ def _label(value: dict[str, Any]) -> Label:
         value=given,
         left=_one_of(value, "left", ("a", "b"), "a"),
         seconds=_number(value, "seconds", low=0.0, high=float("inf")),
-        occasion=int(occasion),
-        round=int(value.get("round", 1)),
+        occasion=occasion,
+        round=_round(value),
         edit=text_of(value["edit"], "'edit'") if value.get("edit") else None,
         reasons=tuple(str(reason) for reason in value.get("reasons") or ()),
         role=_one_of(value, "role", ROLES, "annotator"),
+        time=time_of(value, "time"),
         **texts,
     )
+
+
+def _round(value: dict[str, Any]) -> int:
+    got = value.get("round", 1)
+    if type(got) is not int or got < 1:
+        raise RowError(f"'round' is {got!r}; it must be a whole number from 1")
+    return got
+
+
+def time_of(value: Mapping[str, Any], key: str) -> str:
+    """A time of a row as it stands there, empty where it has none.
+
+    Raises:
+        RowError: It is not ISO 8601.
+    """
+    got = value.get(key) or ""
+    try:
+        if got:
+            datetime.fromisoformat(got)
+    except (TypeError, ValueError):
+        raise RowError(f"{key!r} is {got!r}; it must be ISO 8601, for example '2026-01-02T03:04:05+00:00'") from None
+    return got
 
 
 def _one_of(value: dict[str, Any], key: str, allowed: Sequence[_T], default: Any) -> _T:

@@ -8,6 +8,7 @@ share of answers may be pure clicks; a careful person skips what makes no differ
 Time is simulated too, so that a thousand labels take seconds and the log still says who was in a hurry.
 """
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -134,11 +135,17 @@ def run(
             progress = min(1.0, person.n_done / expected)
             known = truth.get(task.item.id, _from_gold(task.item.gold))
             judgement = answer(task, known, person.config, rng=person.rng, progress=progress)
-            submission = f"{person.config.name}-{task.assignment:08d}-{task.revision}"
+            submission = _submission(person.config.name, task)
             collection.submit(person.config.name, task.assignment, task.revision, submission, judgement)
             person.n_done += 1
             n += 1
     return n
+
+
+def _submission(name: str, task: Task) -> str:
+    """A name that is another one in every round, although assignments are counted anew in each."""
+    told = f"{name}/{task.item.id}/{task.occasion}/{task.revision}"
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _from_gold(gold: Side | None) -> float:

@@ -153,10 +153,13 @@ def read(path: Path, names: Mapping[str, str]) -> Collected:
         ConfigError: Records that cannot be used, each with file and entry.
     """
     users = Users.beside(path)
-    items, labels = read_found(
-        file_in(path, RECORDS), lambda row: [_parse(row, names, users)], what="Argilla's records"
+    return read_found(
+        file_in(path, RECORDS),
+        lambda row: [_parse(row, names, users)],
+        what="records",
+        tool="Argilla",
+        left_out=Counter(),
     )
-    return Collected(items, labels)
 
 
 def _parse(row: Row, names: Mapping[str, str], users: Users) -> Found:

@@ -105,27 +105,38 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def read_found(path: Path, parse: Callable[[Row], Sequence[Found]], *, what: str) -> tuple[list[Item], list[Label]]:
+def read_found(
+    path: Path, parse: Callable[[Row], Sequence[Found]], *, what: str, tool: str, left_out: Counter[str]
+) -> Collected:
     """Items and labels of a file; the same item in several rows is one, with the labels of all.
+
+    Args:
+        path: The file.
+        parse: The items of a row, each with its labels.
+        what: What the rows are, in the plural.
+        tool: Who wrote them.
+        left_out: What `parse` passed over. Labels are counted there that a person gave to an item before.
 
     Raises:
         MissingError: The file is not there.
         ConfigError: Rows that cannot be used, each with file and line (in a JSON list: entry).
     """
     if not path.is_file():
-        raise MissingError(f"{path} is not there; name the file that {what} wrote, or its folder")
+        raise MissingError(f"{path} is not there; name the file that {tool} wrote, or its folder")
     items: dict[str, Item] = {}
-    labels: list[Label] = []
+    labels: dict[tuple[str, str, int], Label] = {}
 
     def checked(row: Row) -> None:
         for item, said in parse(row):
             if items.setdefault(item.id, item) != item:
                 raise RowError(f"the id {item.id!r} stands for another item in an earlier row; ids must be unique")
-            labels.extend(said)
+            for label in said:
+                if labels.setdefault((label.item, label.annotator, label.occasion), label) is not label:
+                    left_out["labels of a person who judged the item before"] += 1
 
-    for _ in read_each([path], checked, what=what, max_problems=20):
+    for _ in read_each([path], checked, what=f"{what} of {tool}", max_problems=20):
         pass
-    return list(items.values()), labels
+    return Collected(list(items.values()), list(labels.values()), left_out)
 
 
 def file_in(path: Path, name: str) -> Path:

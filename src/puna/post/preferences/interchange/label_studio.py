@@ -33,7 +33,7 @@ from puna.post.preferences.interchange.exchange import (
     read_found,
     users_file,
 )
-from puna.post.preferences.records import Action, Item, Label, Side
+from puna.post.preferences.records import Action, Item, Label, Side, time_of
 from puna.post.preferences.settings import REASONS
 from puna.post.rows import Row
 
@@ -146,8 +146,13 @@ def read(path: Path, names: Mapping[str, str]) -> Collected:
     users = Users.beside(path)
     left_out: Counter[str] = Counter()
     found = file_in(path, TASKS)
-    items, labels = read_found(found, lambda row: [_parse(row, names, users, left_out)], what="Label Studio's tasks")
-    return Collected(items, labels, left_out)
+    return read_found(
+        found,
+        lambda row: [_parse(row, names, users, left_out)],
+        what="tasks",
+        tool="Label Studio",
+        left_out=left_out,
+    )
 
 
 def _parse(row: Row, names: Mapping[str, str], users: Users, left_out: Counter[str]) -> Found:
@@ -214,7 +219,7 @@ def _label(
         edit=edit[0] if edit else None,
         reasons=tuple(_values(entry, "reasons")),
         note=" ".join(_values(entry, "note")),
-        time=str(entry.get("created_at") or ""),
+        time=time_of(entry, "created_at"),
         role=users.role(user),
     )
 

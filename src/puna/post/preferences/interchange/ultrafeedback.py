@@ -45,6 +45,9 @@ def write(items: Sequence[Item], labels: Sequence[Label]) -> Written:
         if label.winner is None:
             left_out[f"labels that {label.action}: a row is a preference"] += 1
             continue
+        if label.occasion:
+            left_out["repeats: a row says nothing of a second time"] += 1
+            continue
         left_out["edits"] += bool(label.edit)
         left_out["reasons and notes"] += bool(label.reasons or label.note)
         rows.append(_row(by_id[label.item], label, label.winner))
@@ -90,8 +93,7 @@ def read(path: Path, names: Mapping[str, str]) -> Collected:
     def parse(row: Row) -> list[Found]:
         return _completions(row, left_out) if "completions" in row.value else _binarized(row, left_out)
 
-    items, labels = read_found(file_in(path, ROWS), parse, what="UltraFeedback's rows")
-    return Collected(items, labels, left_out)
+    return read_found(file_in(path, ROWS), parse, what="rows", tool="UltraFeedback", left_out=left_out)
 
 
 def _binarized(row: Row, left_out: Counter[str]) -> list[Found]:

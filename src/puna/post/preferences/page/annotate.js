@@ -1,6 +1,6 @@
 // The page: shows a task, takes a choice, sends it. All text goes in through textContent, never as markup.
 
-import { Outbox, ServerError, ask, untilReached } from "/page/outbox.js";
+import { Outbox, ask, outdated, untilReached, unusable } from "/page/outbox.js";
 
 const byId = (id) => document.getElementById(id);
 const form = byId("form"), spoken = byId("spoken"), notice = byId("notice");
@@ -145,6 +145,7 @@ async function next(path = "/api/task") {
 async function send(action) {
   if (busy || !task || (action === "prefer" && !chosen())) return;
   tick();
+  warn("");
   const { choice, strength, reasons, edit, note } = current();
   const answer = action === "prefer" ? { choice, strength, edit } : {};
   outbox.put({ assignment: task.assignment, revision: task.revision, submission: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`,
@@ -155,15 +156,22 @@ async function send(action) {
 /** Sends what is in the outbox, then asks for the next task. */
 async function flush() {
   await guarded(async () => {
+    let mend = false;
     for (let body = outbox.pending; body; body = outbox.pending) {
       try { await untilReached(() => ask(token, "/api/labels", body), waiting); } catch (error) {
-        if (!(error instanceof ServerError) || ![400, 404, 409].includes(error.status)) throw error;
-        warn(`The last answer was not taken: ${error.message}.`); // for ever: asking again would not help
+        if (!unusable(error) && !outdated(error)) throw error;
+        const kept = unusable(error); // for ever in both cases: asking again would not help
+        warn(`The last answer was not taken${kept ? ", and is kept here to be changed" : ""}: ${error.message}`);
+        if (kept) {
+          outbox.refuse(body);
+          mend ||= task?.assignment === body.assignment && task.revision === body.revision;
+          continue;
+        }
       }
       outbox.clear(body);
-      outbox.forget();
+      outbox.forget(body);
     }
-    draw(await untilReached(() => ask(token, "/api/task"), waiting));
+    if (!mend) draw(await untilReached(() => ask(token, "/api/task"), waiting));
   });
 }
 

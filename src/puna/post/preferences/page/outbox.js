@@ -21,6 +21,12 @@ export async function ask(token, path, body) {
 /** Whether asking again can help: the server is away or overloaded, not the request wrong. */
 const passing = (error) => !(error instanceof ServerError) || error.status >= 500 || error.status === 429;
 
+/** Whether the server refuses what an answer says (too long, not allowed): a person can mend it, asking again cannot. */
+export const unusable = (error) => error instanceof ServerError && [400, 413, 422].includes(error.status);
+
+/** Whether an answer's task is not there to be answered any more: it is another's, or was answered in another window. */
+export const outdated = (error) => error instanceof ServerError && [404, 409].includes(error.status);
+
 export async function untilReached(work, onWait) {
   for (let wait = 500; ; wait = Math.min(wait * 1.6, 8000)) {
     try { const value = await work(); onWait(false); return value; } catch (error) {
@@ -31,6 +37,8 @@ export async function untilReached(work, onWait) {
   }
 }
 
+const nameOf = ({ assignment, revision }) => `${assignment}.${revision}`;
+
 export class Outbox {
   constructor(name) { this.key = `puna-annotate/${name}`; }
   /** One answer that the server has not confirmed; several windows may each have one. */
@@ -40,7 +48,12 @@ export class Outbox {
   }
   put(body) { write(`${this.key}/outbox/${body.submission}`, body); }
   clear(body) { localStorage.removeItem(`${this.key}/outbox/${body.submission}`); }
-  draft(task) { const found = read(`${this.key}/draft`); return found?.task === `${task.assignment}.${task.revision}` ? found : null; }
-  keep(task, values) { write(`${this.key}/draft`, { task: `${task.assignment}.${task.revision}`, ...values }); }
-  forget() { localStorage.removeItem(`${this.key}/draft`); }
+  /** An answer that the server refuses for what it says is sent no more; it stays as the draft of its task. */
+  refuse(body) { write(`${this.key}/refused/${nameOf(body)}`, body); this.clear(body); }
+  draft(task) {
+    const found = read(`${this.key}/draft`);
+    return found?.task === nameOf(task) ? found : read(`${this.key}/refused/${nameOf(task)}`);
+  }
+  keep(task, values) { write(`${this.key}/draft`, { task: nameOf(task), ...values }); }
+  forget(body) { for (const name of ["draft", `refused/${nameOf(body)}`]) localStorage.removeItem(`${this.key}/${name}`); }
 }
