@@ -65,6 +65,32 @@ def test_a_copied_pipeline_names_the_recipes_of_its_steps_in_full(tmp_path, caps
     assert 'before = "round/start"' in (tmp_path / "rounds.toml").read_text()
 
 
+def test_a_copied_pipeline_runs_and_what_it_misses_is_told_with_its_step(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["recipes", "cp", "demo", "my dir/"]) == 0
+    assert "puna show 'my dir/run.toml'" in capsys.readouterr().out
+    assert run(["run", "my dir/run.toml", "--dry-run"]) == 0
+    path = tmp_path / "my dir/run.toml"
+    path.write_text(path.read_text().replace("demo/crawl", "crawl.toml"))
+    (tmp_path / "c.toml").write_text("")
+    capsys.readouterr()
+    assert run(["run", "my dir/run.toml", "--dry-run"]) == 3
+    told = capsys.readouterr().err
+    assert "my dir/run.toml: steps.0 'crawl': recipe crawl.toml" in told and "c.toml?" not in told
+
+
+def test_cp_makes_no_folder_of_a_mistyped_one(tmp_path, capsys):
+    assert run(["recipes", "cp", "demo/sft", str(tmp_path / "nodir/x.toml")]) == 3
+    assert "nodir is not there" in capsys.readouterr().err
+    assert not (tmp_path / "nodir").exists()
+
+
+def test_validate_counts_one_recipe_as_one(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text("# puna sft\n")
+    assert run(["recipes", "validate", str(tmp_path / "a.toml")]) == 2
+    assert "1 recipe checked" in capsys.readouterr().err
+
+
 def test_validate_tells_every_problem_of_every_file(tmp_path, capsys):
     first, second = tmp_path / "a.toml", tmp_path / "b.toml"
     first.write_text('# puna sft\nout = "x"\nstart_from = "y"\ndialogs = ["d"]\n[train]\nstepz = 3\naccumulation = 0\n')
@@ -72,7 +98,7 @@ def test_validate_tells_every_problem_of_every_file(tmp_path, capsys):
     assert run(["recipes", "validate", str(first), str(second), "demo/sftt"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     for part in (
-        "'train.stepz'. Did you mean 'steps'?",
+        "'train.stepz'. Did you mean 'train.steps'?",
         "train.accumulation",
         "'start_from' must be given",
         "Did you mean demo/sft?",

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from puna.core.config import Config, Shares, as_dict, describe, fingerprint, load, to_toml
 from puna.core.errors import ConfigError, MissingError
+from puna.core.nearest import nearest, nearest_file
 
 
 class Folder(Config):
@@ -80,7 +81,7 @@ def test_all_problems_are_told_together_with_the_nearest_name(tmp_path):
     text = str(caught.value)
     assert len(caught.value.problems) == 5
     assert "unknown key 'nam'. Did you mean 'name'?" in text
-    assert "unknown key 'train.step'. Did you mean 'steps'?" in text
+    assert "unknown key 'train.step'. Did you mean 'train.steps'?" in text
     assert "train.lr is 'fast'" in text
     assert "train.steps is 0" in text
     assert "'oops' is not an override" in text
@@ -92,7 +93,7 @@ def test_keys_inside_a_tagged_union_are_named_without_the_tag(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(Recipe, path)
     text = str(caught.value)
-    assert "unknown key 'sources.0.fil'. Did you mean 'file'?" in text
+    assert "unknown key 'sources.0.fil'. Did you mean 'sources.0.file'?" in text
     assert "sources.1" in text
     assert "folder" in text
 
@@ -208,3 +209,58 @@ def test_empty_lists_and_ranges_the_wrong_way_round_are_told_in_plain_words():
         "command line: levels is []: give at least 1",
         "command line: span is [0.9, 0.1]: give two shares of 0 to 1, the lower one first",
     )
+
+
+def test_a_hint_keeps_the_whole_path_and_a_beginning_goes_before_a_likeness(tmp_path):
+    cases = {
+        "train.stpes=3": "Did you mean 'train.steps'?",
+        "train.dec=3": "Did you mean 'train.decay'?",
+        "lr=0.1": "Did you mean 'train.lr'?",
+        "train.banana=1": "Allowed are: decay, lr, steps.",
+    }
+    for given, told in cases.items():
+        with pytest.raises(ConfigError) as caught:
+            load(Recipe, None, [given])
+        assert told in str(caught.value), given
+
+
+def test_what_a_check_tells_to_set_is_told_with_its_whole_path(tmp_path):
+    class Inner(Config):
+        warmup: int = 1
+
+        @model_validator(mode="after")
+        def _check(self) -> "Inner":
+            if self.warmup > 3:
+                raise ValueError("too long; set warmup lower, or set nothing")
+            return self
+
+    class Outer(Config):
+        train: Inner = Inner()
+
+    with pytest.raises(ConfigError, match=r"set train\.warmup lower, or set nothing"):
+        load(Outer, None, ["train.warmup=5"])
+
+
+def test_the_origin_of_a_table_of_free_keys_is_where_its_keys_were_set(tmp_path):
+    path = write(tmp_path, "[weights]\ncode = 0.5\n")
+    assert {f.key: f.origin for f in describe(load(Recipe, path))}["weights"] == str(path)
+    both = {f.key: f.origin for f in describe(load(Recipe, path, ["weights.prose=1.0"]))}
+    assert both["weights"] == f"{path}, command line"
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed", "near"),
+    [
+        ("min", ["domains", "min_characters"], "min_characters"),
+        ("min", ["domains", "kind"], None),
+        ("trian", ["train", "tokenize"], "train"),
+        ("x", ["xylophone"], None),
+    ],
+)
+def test_what_is_not_near_is_not_meant(given, allowed, near):
+    assert nearest(given, allowed) == near
+
+
+def test_file_names_are_not_alike_by_their_ends():
+    assert nearest_file("nosuch.toml", ["c.toml", "d.toml"]) is None
+    assert nearest_file("my/crwal.toml", ["my/c.toml", "my/crawl.toml"]) == "my/crawl.toml"

@@ -86,7 +86,7 @@ def test_two_steps_of_one_name_are_refused(toys, workplace):
 
 def test_a_missing_step_recipe_is_told_with_the_nearest(toys, workplace):
     (workplace / "recipes/second.toml").rename(workplace / "recipes/secund.toml")
-    with pytest.raises(MissingError, match=r"second\.toml is not there"):
+    with pytest.raises(MissingError, match=r"recipe second\.toml is neither in .* Did you mean secund"):
         run_pipeline(workplace / "recipes/run.toml")
 
 

@@ -200,7 +200,7 @@ def test_what_cannot_work_is_told_before_any_work(workplace, capsys):
         (["exercises=none"], "give prompts = [files] or an [exercises] table"),
         (["average.weights=[1, 1]"], "average.weights are 2 for 3 models"),
         (["annotate.by=judge"], 'needs judge = "..."'),
-        (["sampling.drw.seed=1"], "Did you mean 'draw'"),
+        (["sampling.drw.seed=1"], "Did you mean 'sampling.draw'"),
         (["start_from=nowhere"], "nowhere is not there"),
     ):
         assert puna(["round", "rounds.toml", *change]) in (2, 3), change

@@ -5,7 +5,6 @@ here: errors for the user are printed in one form without a traceback, an error 
 in a log and says where, and the exit code is that of `core/errors.py`.
 """
 
-import difflib
 import importlib
 import os
 import sys
@@ -20,6 +19,7 @@ import click
 
 from puna import __version__
 from puna.core.errors import PunaError
+from puna.core.nearest import nearest
 
 VERBS = {
     "run": "Run a pipeline: several stages in a row.",
@@ -92,8 +92,8 @@ class Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the verb, or name the nearest one."""
         if args[0] not in VERBS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], VERBS, n=1)
-            hint = f"Did you mean `puna {near[0]}`?" if near else f"Verbs are: {', '.join(VERBS)}."
+            near = nearest(args[0], VERBS)
+            hint = f"Did you mean `puna {near}`?" if near else f"Verbs are: {', '.join(VERBS)}."
             raise click.UsageError(f"there is no verb {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 

@@ -1,5 +1,6 @@
 """`puna recipes`: list, copy, print and check recipes."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -50,12 +51,15 @@ def cat(name: str) -> None:
 @click.argument("destination", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 def cp(name: str, destination: Path, force: bool) -> None:
-    """Copy a recipe to change it; DESTINATION is a file, or a folder (that exists, or ends with /)."""
+    """Copy a recipe to change it; DESTINATION is a file, or a folder (that exists, or ends with /).
+
+    A copied pipeline names the recipes of its steps as they come with puna; copy those that you want to change, too.
+    """
     from puna.core import console
     from puna.stages import recipes
 
     written = recipes.copy_recipe(name, destination, force=force)
-    console.say(f"{written} is written. Look at it with: puna show {written}")
+    console.say(f"{written} is written. Look at it with: {shlex.join(['puna', 'show', str(written)])}")
 
 
 @command.command(

@@ -6,7 +6,6 @@ prints. A recipe is TOML. An override is `a.b.c=value`, the value read as TOML w
 recipe says, back to the default. `load` returns the config and, for every leaf, where its value came from.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -20,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from puna.core.errors import ConfigError, MissingError
+from puna.core.nearest import hint, nearest, nearest_file
 
 
 class Config(BaseModel):
@@ -150,11 +150,9 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(
-            path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [], n=1
-        )
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise MissingError(f"recipe {path} is not there.{hint}") from error
+        near = nearest_file(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
+        meant = f" Did you mean {path.parent / near}?" if near else ""
+        raise MissingError(f"recipe {path} is not there.{meant}") from error
     except IsADirectoryError as error:
         raise MissingError(f"recipe {path} is a folder; name a .toml file in it") from error
     except tomllib.TOMLDecodeError as error:
@@ -258,23 +256,19 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
     named = [o for k, o in origins.items() if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")]
     origin = _COMMAND_LINE if _COMMAND_LINE in named else named[0] if named else str(recipe or "the settings")
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), allowed, n=1)
-        hint = (
-            f" Did you mean {near[0]!r}?" if near else f" Allowed are: {', '.join(sorted(allowed))}." if allowed else ""
-        )
-        return f"{origin}: unknown key {key!r}.{hint}"
+        return f"{origin}: unknown key {key!r}. {_meant(schema, key, str(location[-1]), allowed)}".rstrip()
     if detail["type"] == "missing":
         return f"{origin}: {key!r} must be given"
     context = detail.get("ctx", {})
     if detail["type"] == "union_tag_invalid":
         allowed = re.findall(r"'([^']*)'", context["expected_tags"])
-        near = difflib.get_close_matches(context["tag"], allowed, n=1)
-        hint = f"{f'Did you mean {near[0]!r}? ' if near else ''}Allowed are: {', '.join(allowed)}."
+        near = nearest(context["tag"], allowed)
+        meant = f"{f'Did you mean {near!r}? ' if near else ''}Allowed are: {', '.join(allowed)}."
         name = context["discriminator"].strip("'")
-        return f"{origin}: {key}.{name} is {context['tag']!r}. {hint}"
+        return f"{origin}: {key}.{name} is {context['tag']!r}. {meant}"
     if detail["type"] == "union_tag_not_found":
         return f"{origin}: {key}.{context['discriminator'].strip(chr(39))} must be given"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = _in_full(detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, "), schema, key)
     for python, plain in _PLAIN_WORDS:
         message = re.sub(python, plain, message)
     if not key or isinstance(detail["input"], (Mapping, Config)):
@@ -284,6 +278,36 @@ def _explain(detail: ErrorDetails, schema: type[Config], origins: Mapping[str, s
     is_list = detail["type"] in ("tuple_type", "list_type") and origin == _COMMAND_LINE
     hint = f"""; write '{key}=["a", "b"]', with quotes around the whole""" if is_list else ""
     return f"{origin}: {key} is {got}: {message[:1].lower() + message[1:]}{hint}"
+
+
+def _meant(schema: type[Config], key: str, last: str, allowed: Sequence[str]) -> str:
+    """The hint for an unknown key: a name at its place, the same name elsewhere, or all that is allowed."""
+    parents = key.rpartition(".")[0]
+    prefix = f"{parents}." if parents else ""
+    elsewhere = [known for known in _keys(schema) if known == key or known.endswith(f".{key}")]
+    if nearest(last, allowed) is None and elsewhere:
+        return f"Did you mean {elsewhere[0]!r}?"
+    return hint(last, allowed, prefix=prefix, otherwise="`puna show RECIPE` lists the keys of a recipe.")
+
+
+def _keys(schema: type[Config], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config class whose tables are of one kind each; the shallow ones first."""
+    inner: list[tuple[type[Config], str]] = []
+    for name, field in schema.model_fields.items():
+        yield f"{prefix}{name}"
+        models = _models_in(field.annotation)
+        if len(models) == 1 and get_origin(field.annotation) not in (tuple, list):
+            inner.append((models[0], f"{prefix}{name}."))
+    for model, before in inner:
+        yield from _keys(model, before)
+
+
+def _in_full(message: str, schema: type[Config], key: str) -> str:
+    """What a check tells to `set` with the whole path of its key: a config does not know in which table it stands."""
+    own = _fields_at(schema, key.split(".")) if key else []
+    return re.sub(
+        r"\bset ([a-z_]+)(?=[.= ])", lambda match: f"set {key}.{match[1]}" if match[1] in own else match[0], message
+    )
 
 
 def _models_in(annotation: Any) -> list[type[Config]]:
@@ -343,9 +367,15 @@ def _describe(config: Config, prefix: str, origins: Mapping[str, str]) -> Iterat
             yield Field(
                 key,
                 _toml_value(_plain(value)),
-                origins.get(key, "default"),
+                _origin(key, origins),
                 " ".join((field.description or "").split()),
             )
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    """Where a value came from; a table with keys of its own (`data.weights`) may have come from several places."""
+    inside = dict.fromkeys(origin for known, origin in origins.items() if known == key or known.startswith(f"{key}."))
+    return ", ".join(inside) or "default"
 
 
 def describe_defaults(schema: type[Config], prefix: str = "") -> list[Field]:

@@ -24,7 +24,8 @@ from typing import Any
 
 from puna.core import config, console, files
 from puna.core.config import Config, Resolved
-from puna.core.errors import ConfigError, UsageError
+from puna.core.errors import ConfigError, MissingError, UsageError
+from puna.core.nearest import nearest_file
 from puna.lineage.artifact import read_record
 from puna.stages.recipes import as_typed, find_recipe
 from puna.stages.stage import Stage, execute, find_stage
@@ -132,8 +133,9 @@ def plan_pipeline(path: Path, overrides: Sequence[str] = ()) -> tuple[PipelineRe
     own = [text for text in overrides if text.partition(".")[0] not in names]
     pipeline = config.load(PipelineRecipe, path, own).config
     problems: list[str] = []
+    absent: list[str] = []
     planned: list[Planned] = []
-    for step in pipeline.steps:
+    for index, step in enumerate(pipeline.steps):
         name = _name(step.name, step.recipe)
         extra = [text.partition(".")[2] for text in overrides if text.partition(".")[0] == name]
         try:
@@ -141,11 +143,15 @@ def plan_pipeline(path: Path, overrides: Sequence[str] = ()) -> tuple[PipelineRe
         except ConfigError as error:
             problems += error.problems
         except UsageError as error:
-            problems.append(f"{path}: {error}")
+            problems.append(f"{path}: steps.{index} {name!r}: {error}")
+        except MissingError as error:
+            absent.append(f"{path}: steps.{index} {name!r}: {error}")
     twice = sorted({p.name for p in planned if sum(q.name == p.name for q in planned) > 1})
     problems += [f"{path}: two steps are named {name!r}; give each a name of its own" for name in twice]
     if problems:
-        raise ConfigError(problems, title=f"{path} cannot be run")
+        raise ConfigError([*problems, *absent], title=f"{path} cannot be run")
+    if absent:
+        raise MissingError("\n".join(absent))
     return pipeline, planned
 
 
@@ -163,7 +169,14 @@ def _command(verb: str, recipe: Path, overrides: Sequence[str]) -> str:
 
 def _beside(pipeline: Path, recipe: str) -> Path:
     beside = pipeline.parent / recipe
-    return beside if beside.is_file() else find_recipe(recipe)
+    if beside.is_file():
+        return beside
+    try:
+        return find_recipe(recipe)
+    except MissingError:
+        near = nearest_file(recipe, [path.name for path in pipeline.parent.glob("*.toml") if path != pipeline])
+        hint = f" Did you mean {near}?" if near else ""
+        raise MissingError(f"recipe {recipe} is neither in {pipeline.parent} nor a path or a name.{hint}") from None
 
 
 def _name(name: str, recipe: str) -> str:

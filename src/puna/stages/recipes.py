@@ -3,7 +3,6 @@
 `puna run demo` is `recipes/demo/run.toml` of the package; `puna train demo/pretrain` is `recipes/demo/pretrain.toml`.
 """
 
-import difflib
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import puna
 from puna.core import config
 from puna.core.errors import MissingError, UsageError
 from puna.core.files import atomic_open
+from puna.core.nearest import nearest_file
 
 PIPELINE_FILE = "run.toml"
 _NAMES_A_FILE = re.compile(r'^(recipe|before) = "([^"/]+)\.toml"$', re.MULTILINE)
@@ -39,8 +39,8 @@ def find_recipe(text: str | Path) -> Path:
                 return candidate
     known = recipe_names()
     siblings = [str(p) for p in given.parent.glob("*.toml")] if given.parent.is_dir() else []
-    near = difflib.get_close_matches(str(given), [*known, *siblings], n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else f" Recipes by name: {', '.join(known) or 'none'}."
+    near = nearest_file(str(given), [*known, *siblings])
+    hint = f" Did you mean {near}?" if near else f" Recipes by name: {', '.join(known) or 'none'}."
     if "=" in given.name:
         hint = " The recipe comes first, then key=value."
     raise MissingError(f"recipe {given} is not there.{hint}")
@@ -59,10 +59,12 @@ def copy_recipe(name: str, destination: Path, *, force: bool = False) -> Path:
 
     Raises:
         UsageError: Something is there and `force` is not set.
-        MissingError: There is no such recipe.
+        MissingError: There is no such recipe, or no folder for the file.
     """
     source = find_recipe(name)
     target = destination if destination.suffix == ".toml" and not destination.is_dir() else destination / source.name
+    if target == destination and not target.parent.is_dir():
+        raise MissingError(f"the folder {target.parent} is not there. Make it, or name one that is there.")
     if target.exists() and not force:
         raise UsageError(f"{target} is there already. Choose another name, or overwrite it with --force.")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,6 @@ without the fields that a stage declares `neutral` (threads, log intervals).
 """
 
 import contextlib
-import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from pydantic import field_validator
 from puna.core import config, console
 from puna.core.config import Config, Resolved
 from puna.core.errors import MissingError, UsageError
+from puna.core.nearest import hint
 from puna.core.run_folder import RunFolder
 from puna.lineage import runner
 from puna.lineage.runner import Outcome
@@ -119,9 +119,7 @@ def find_stage(verb: str) -> Stage[Any]:
         UsageError: There is no such verb.
     """
     if verb not in STAGES:
-        near = difflib.get_close_matches(verb, STAGES, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Stages are: {', '.join(STAGES)}."
-        raise UsageError(f"there is no stage {verb!r}. {hint}")
+        raise UsageError(f"there is no stage {verb!r}. {hint(verb, STAGES)}")
     return importlib.import_module(STAGES[verb]).STAGE
 
 
