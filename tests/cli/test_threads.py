@@ -42,10 +42,10 @@ def test_threads_sleep_on_a_busy_machine_only_and_never_against_the_user(monkeyp
     monkeypatch.delenv("OMP_WAIT_POLICY")
 
 
-def test_the_caller_may_say_it_when_work_begins(monkeypatch, capsys):
+def test_what_there_is_to_note_is_handed_back_not_said(monkeypatch, capsys):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "busy_share", lambda: 0.6)
-    assert "60%" in threads.choose_waiting(tell=False)
+    assert "60%" in threads.choose_waiting()
     assert capsys.readouterr().out == ""
     monkeypatch.delenv("OMP_WAIT_POLICY")

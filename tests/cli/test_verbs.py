@@ -78,6 +78,38 @@ def test_a_chat_answers_and_ends_with_the_input(model_path, monkeypatch, capfd):
     assert "The conversation is empty again" in capfd.readouterr().out
 
 
+def test_a_chat_over_a_pipe_shows_no_prompt(model_path, monkeypatch, capfd):
+    monkeypatch.setattr("sys.stdin", io.StringIO("/reset\n"))
+    assert main.run(["chat", str(model_path)]) == 0
+    assert "> " not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("made_by", "told"), [("pretraining", True), ("supervised fine-tuning", False)])
+def test_a_chat_with_a_base_model_says_that_it_is_one(model_path, tmp_path, monkeypatch, capfd, made_by, told):
+    from puna.checkpoint.card import Card
+
+    tokenizer = load_tokenizer(model_path)
+    save_model(tmp_path / "m", *load_model(model_path), tokenizer=tokenizer, card=Card(made_by=made_by))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main.run(["chat", str(tmp_path / "m")]) == 0
+    assert ("not fine-tuned for dialogs" in capfd.readouterr().out) is told
+
+
+def test_a_vocabulary_that_is_too_small_is_told_why(tokenizer_recipe, capfd):
+    assert main.run(["tokenize", "train", str(tokenizer_recipe), "vocab_size=100"]) == 2
+    assert "256 bytes and 256 special tokens" in capfd.readouterr().err
+    assert main.run(["tokenize", "train", str(tokenizer_recipe), "vocab_size=many"]) == 2
+    assert "input should be an integer\n" in capfd.readouterr().err
+
+
+def test_a_missing_input_that_no_recipe_makes_is_told_with_what_makes_its_kind(tokenizer_recipe, monkeypatch, capfd):
+    monkeypatch.chdir(tokenizer_recipe.parent)
+    assert main.run(["tokenize", "train", str(tokenizer_recipe), "corpus=nosuch"]) == 3
+    assert "corpus=PATH. `puna curate RECIPE` makes one" in capfd.readouterr().err
+    assert main.run(["eval", "demo/eval-base", "model=nosuch"]) == 3
+    assert "`puna train RECIPE` makes one" in capfd.readouterr().err
+
+
 def test_tokens_of_a_text_are_shown_and_add_up(model_path, capfd):
     assert main.run(["tokenize", "text", str(model_path), "the fox<|eot_id|>", "--ids"]) == 0
     ids = [int(word) for word in capfd.readouterr().out.split()]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from puna.core import console
 from puna.core.batch import IGNORE, PackedBatch
 from puna.core.dialog import Dialog
 from puna.core.errors import ConfigError, MissingError, PunaError, Stopped, UsageError, need
-from puna.core.interrupt import StopRequest
+from puna.core.interrupt import StopRequest, stoppable
 from puna.core.run_folder import RunFolder
 
 
@@ -108,3 +109,23 @@ def test_a_dialog_grows_without_changing():
     assert len(dialog.messages) == 1
     with pytest.raises(AssertionError):
         Dialog.of(("robot", "x"))  # type: ignore[arg-type]
+
+
+def test_a_job_that_is_ended_before_it_can_save_says_that_it_goes_on():
+    with pytest.raises(Stopped, match="the same command goes on") as caught, stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert caught.value.exit_code == 75
+
+
+def test_a_forked_child_of_a_stoppable_job_ends_as_ever():
+    ready, tell = os.pipe()
+    with stoppable():
+        child = os.fork()
+        if not child:
+            os.write(tell, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)  # a signal that comes while a child begins is lost
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

@@ -76,8 +76,25 @@ def test_malformed_lines_are_reported_with_their_number_and_left_out(tmp_path):
     documents, problems = _read(kind="jsonl", path=tmp_path)
     assert [(d.text, d.url) for d in documents] == [("one", "u"), ("two", "a.jsonl:7")]
     assert [p.line for p in problems] == [2, 3, 4, 5, 8]
-    assert "'text' is absent" in problems[1].detail
+    assert [p.detail for p in problems] == [
+        "expecting property name enclosed in double quotes",
+        "the text field 'text' is absent",
+        'text ("text"), not an object',
+        "byte 0xff: invalid start byte",
+        "half of a surrogate pair, which is no character",
+    ]
+    assert str(problems[0]).startswith("a.jsonl:2:2: malformed line: ")
     assert {p.reason for p in problems} == {"malformed line", "not UTF-8"}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("5", "a number (5)"), ("null", "null"), ("true", "a truth value (true)"), ("[1]", "a list"), ("{}", "an object")],
+)
+def test_a_text_that_is_none_is_told_by_its_kind_in_json(tmp_path, value, told):
+    (tmp_path / "a.jsonl").write_text('{"text": ' + value + "}")
+    _, problems = _read(kind="jsonl", path=tmp_path)
+    assert [p.detail for p in problems] == [f"the text field 'text' is {told}, not text"]
 
 
 def test_too_many_malformed_lines_are_an_error(tmp_path):

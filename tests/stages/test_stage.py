@@ -1,5 +1,7 @@
 """What decides the output of a stage, and how one is executed."""
 
+from dataclasses import replace
+
 import pytest
 
 from puna.core import config
@@ -59,6 +61,24 @@ def test_a_dry_run_tells_a_missing_input_and_its_maker(toys, workplace):
     resolved = load(toys.copy, "out=o", "source=p")
     with pytest.raises(MissingError, match="Make it first: puna write p"):
         execute(toys.copy, resolved, dry_run=True, makers={workplace / "p": "puna write p.toml"})
+
+
+def test_a_dry_run_whose_estimate_misses_something_that_no_step_will_make_fails(toys, workplace, capsys):
+    def plan(recipe):
+        raise MissingError("nothing to read")
+
+    stage = replace(toys.copy, plan=plan)
+    execute(toys.write, load(toys.write, "out=p", "text=a"))
+    with pytest.raises(MissingError, match="nothing to read"):
+        execute(stage, load(stage, "out=o", "source=p"), dry_run=True)
+    assert "would run" not in capsys.readouterr().out
+    execute(stage, load(stage, "out=o", "source=p"), dry_run=True, promised=[workplace / "p"])
+
+
+def test_a_note_on_the_run_stands_in_its_log_alone(toys, workplace, capsys):
+    execute(toys.write, load(toys.write, "out=o", "text=a"), opening="threads sleep")
+    assert "threads sleep" not in capsys.readouterr().out
+    assert "threads sleep" in (workplace / "o/log.txt").read_text()
 
 
 def test_a_dry_run_tells_drift(toys, workplace):

@@ -3,11 +3,17 @@
 It states facts only, no times, paths or machines, so equal work gives an equal card.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from puna.model.adapter_config import Adapted
 from puna.model.config import ModelConfig
+
+FILE = "README.md"
+PRETRAINED = ("pretraining", "continued pretraining")
+"""What a base model was made by: it never saw a dialog."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,16 @@ def render(card: Card, config: ModelConfig, *, dtype: str) -> str:
         f"{'' if scores else 'or `puna chat path/to/this/folder`. '}`checksums.json` lists the SHA-256 of every file.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def made_by(folder: Path) -> str:
+    """What the card in a checkpoint's folder says made it; empty where there is no card of ours."""
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r"^\| made by \| (.*) \|$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def render_adapter(card: Card, config: ModelConfig, adapted: Adapted) -> str:

@@ -1,5 +1,8 @@
 """`puna chat`: a conversation in the terminal."""
 
+import sys
+from pathlib import Path
+
 import click
 
 from puna.cli.stage_verb import HELP, examples
@@ -39,6 +42,7 @@ def command(
     answer, Ctrl-D leaves.
     """
     choose_waiting()
+    from puna.checkpoint import card
     from puna.core import console
     from puna.core.generator import Sampling
     from puna.infer.engine import Engine
@@ -46,5 +50,8 @@ def command(
 
     engine = Engine.load(path, base=base)
     console.say(f"{engine.name}. /help lists commands, Ctrl-D leaves.")
+    if any(card.made_by(folder) in card.PRETRAINED for folder in (Path(path), Path(path) / "model")):
+        console.say("It was pretrained, not fine-tuned for dialogs: it goes on with text rather than answers.")
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    chat_loop(engine, read_line=input, write=console.write, sampling=sampling, system=system)
+    read_line = input if sys.stdin.isatty() else lambda prompt: input()
+    chat_loop(engine, read_line=read_line, write=console.write, sampling=sampling, system=system)

@@ -17,6 +17,6 @@ def command(overrides: tuple[str, ...], dry_run: bool, accept_drift: bool, fresh
     """
     from puna.stages import pipeline, recipes
 
-    choose_waiting(tell=not dry_run)
+    opening = choose_waiting()
     path = recipes.find_recipe("demo/run")
-    pipeline.run_pipeline(path, overrides, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run)
+    pipeline.run_pipeline(path, overrides, accept_drift=accept_drift, fresh=fresh, dry_run=dry_run, opening=opening)

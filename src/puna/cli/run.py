@@ -27,7 +27,7 @@ def command(recipe: str, overrides: tuple[str, ...], dry_run: bool, accept_drift
     from puna.stages import pipeline, recipes
     from puna.stages.makers import makers_near
 
-    choose_waiting(tell=not dry_run)
+    opening = choose_waiting()
     path = recipes.find_recipe(recipe)
     flags = {"accept_drift": accept_drift, "fresh": fresh, "dry_run": dry_run}
-    pipeline.run_pipeline(path, overrides, **flags, makers=makers_near(path))
+    pipeline.run_pipeline(path, overrides, **flags, makers=makers_near(path), opening=opening)

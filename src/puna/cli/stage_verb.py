@@ -1,5 +1,6 @@
 """The form that all stage verbs share: `puna VERB RECIPE key=value ... --dry-run --accept-drift --fresh`."""
 
+import functools
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +24,21 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every long verb."""
-    function = click.option("--fresh", is_flag=True, help="Move what is there aside and begin again.")(function)
-    function = click.option(
+    """Add the options of every long verb, which can be stopped from its first moment on."""
+
+    @functools.wraps(function)
+    def verb(*args: Any, **kwargs: Any) -> Any:
+        from puna.core.interrupt import stoppable
+
+        with stoppable():
+            return function(*args, **kwargs)
+
+    command = click.option("--fresh", is_flag=True, help="Move what is there aside and begin again.")(verb)
+    command = click.option(
         "--accept-drift", is_flag=True, help="Go on although settings or inputs changed since the recorded run."
-    )(function)
+    )(command)
     return click.option("--dry-run", is_flag=True, help="Say what would be done, what it costs, and do nothing.")(
-        function
+        command
     )
 
 
@@ -49,7 +58,7 @@ def stage_command(verb: str, help_text: str, *example_lines: str) -> click.Comma
         from puna.core import config
         from puna.stages import makers, recipes, stage
 
-        opening = choose_waiting(tell=False)
+        opening = choose_waiting()
         path = recipes.find_recipe(recipe)
         chosen = stage.find_stage(verb)
         resolved = config.load(chosen.recipe, path, overrides)

@@ -13,26 +13,18 @@ _LOOK_SECONDS = 0.1
 _BUSY_SHARE = 0.25  # of all processors; one of two taken is 0.5
 
 
-def choose_waiting(*, tell: bool = True) -> str:
+def choose_waiting() -> str:
     """Let waiting threads sleep when other processes use the machine. Users' own settings are left alone.
 
-    Args:
-        tell: Say so at once; otherwise the caller does, when work begins.
-
     Returns:
-        What there is to say; empty when nothing was changed.
+        What there is to note in the run's log; empty when nothing was changed.
     """
     if {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         return ""
     share = busy_share()
     if share is not None and share > _BUSY_SHARE:
-        from puna.core import console
-
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        note = f"other processes use {share:.0%} of the processors: waiting threads sleep instead of spinning"
-        if tell:
-            console.say(note)
-        return note
+        return f"other processes use {share:.0%} of the processors: waiting threads sleep instead of spinning"
     return ""
 
 

@@ -54,6 +54,10 @@ _PLAIN_WORDS = (
     (r"a valid (integer|number|string|boolean)", r"a \1"),
     (r"a integer", "an integer"),
     (r"(?:Tuple|List) should have at least (\d+) items? after validation, not \d+", r"give at least \1"),
+    (r", unable to parse string as an? \w+", ""),
+    (r", got a number with a fractional part", ", without a fraction"),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
 )
 """pydantic's words, in those of a recipe."""
 

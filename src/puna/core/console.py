@@ -57,6 +57,11 @@ def say(text: str = "") -> None:
         _console().print(escape(text))
 
 
+def note(text: str) -> None:
+    """Write a line to the run's log alone: what explains a run afterwards and helps nobody meanwhile."""
+    _logger.info(text)
+
+
 def warn(text: str) -> None:
     """Print a warning to standard error."""
     _logger.warning(text)

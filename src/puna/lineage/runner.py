@@ -150,7 +150,8 @@ def _input_fingerprint(step: Step, name: str, path: Path) -> str:
     if not path.exists():
         setting, _, place = name.rpartition(".")
         where = f"{setting}=[PATH, ...]" if place.isdigit() else f"{name}=PATH"
-        raise MissingError(f"{name} {path} is not there.{makes or f' Put it there, or say where it is: {where}'}")
+        made = f". `{step.usual[name]}` makes one" if name in step.usual and not makes else ""
+        raise MissingError(f"{name} {path} is not there.{makes or f' Put it there, or say where it is: {where}'}{made}")
     if files.is_sealed(product_of(path)):
         return check(path)
     if path.is_dir() and not any(path.iterdir()):
@@ -238,7 +239,7 @@ def _work(step: Step, situation: Situation) -> Outcome:
             _note_end(step, replace(record, status="stopped", seconds=spent()))
             console.say(f"{step.output} is unfinished; the same command goes on from there")
             raise
-        except UsageError:
+        except (UsageError, MissingError):
             if situation.record is None and _is_empty(step.output):
                 _forget(step.output)
             else:

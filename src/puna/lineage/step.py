@@ -32,6 +32,7 @@ class Step:
         run: The work itself; called again on an unfinished folder, it resumes.
         command: What a user types to run this step.
         makers: For inputs known to come from another step, the command that makes them.
+        usual: For other inputs, the command that makes their kind: `puna tokenize train RECIPE`.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Step:
     run: Callable[[RunFolder], None]
     command: str = ""
     makers: Mapping[str, str] = field(default_factory=dict)
+    usual: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

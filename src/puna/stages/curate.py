@@ -12,7 +12,7 @@ from puna.core.files import atomic_open
 from puna.core.run_folder import RunFolder
 from puna.data import curate as data
 from puna.data.corpus import Corpus
-from puna.data.places import is_remote
+from puna.data.places import is_remote, join
 from puna.stages.stage import PlanRow, Stage, StageRecipe
 
 _SHOWN_PROBLEMS = 5
@@ -63,12 +63,19 @@ def inputs(recipe: CurateRecipe) -> Mapping[str, Path]:
 def plan(recipe: CurateRecipe) -> Sequence[PlanRow]:
     """Tasks and sizes by source, the passes over the text, and the disk that is needed."""
     planned = data.plan(settings(recipe))
-    rows = [(f"source {name}", f"{tasks} tasks, {parts} parts, {size}") for name, tasks, parts, size in planned.rows()]
+    rows = [
+        (f"source {name}", f"{_count(tasks, 'task')}, {_count(parts, 'part')}, {size}")
+        for name, tasks, parts, size in planned.rows()
+    ]
     for this in planned.passes:
         barriers = ", ".join(b.kind for b in this.barriers)
         then = f"; then {barriers}" if barriers else "; then the corpus"
         rows.append((f"pass {this.index}", (", ".join(step.kind for step in this.steps) or "apply") + then))
     return [*rows, ("disk", console.short_bytes(planned.disk_bytes))]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def write_pages(title: str, corpus: Corpus) -> None:
@@ -101,10 +108,17 @@ def run(recipe: CurateRecipe, folder: RunFolder) -> None:
     quarantine = folder.path / "quarantine.jsonl"
     problems = [json.loads(line) for line in quarantine.read_text(encoding="utf-8").splitlines()]
     for problem in problems[:_SHOWN_PROBLEMS]:
-        place = problem["where"] + (f":{problem['line']}" if problem.get("line") else "")
-        console.warn(f"could not be read: {place}: {problem['reason']}: {problem['detail']}")
+        console.warn(f"could not be read: {_told(problem, recipe)}")
     if len(problems) > _SHOWN_PROBLEMS:
         console.warn(f"{len(problems) - _SHOWN_PROBLEMS} more could not be read; all are in {quarantine}")
+
+
+def _told(problem: Mapping[str, Any], recipe: CurateRecipe) -> str:
+    """A problem with its source and the path (line and column behind it) that an editor opens."""
+    root = next((getattr(source, "path", None) for source in recipe.sources if source.name == problem["source"]), None)
+    place = str(join(root, problem["where"])) if root is not None else problem["where"]
+    place += "".join(f":{problem[key]}" for key in ("line", "column") if key in problem)
+    return f"source {problem['source']!r}: {place}: {problem['reason']}: {problem['detail']}"
 
 
 def slurm_script(recipe: Path, overrides: Sequence[str], *, n_passes: int, parts: int) -> str:

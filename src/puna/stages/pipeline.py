@@ -83,6 +83,7 @@ def run_pipeline(
     fresh: bool = False,
     dry_run: bool = False,
     makers: Mapping[Path, str] = {},
+    opening: str = "",
 ) -> None:
     """Run a pipeline to its end, or show what would be done.
 
@@ -93,6 +94,7 @@ def run_pipeline(
         fresh: Move the outputs of all steps aside and begin again.
         dry_run: Only look.
         makers: For folders that no step makes, the command that does.
+        opening: What each step's log begins with.
 
     Raises:
         ConfigError: Anything wrong in any of the recipes, all of it at once.
@@ -112,6 +114,7 @@ def run_pipeline(
                 fresh=fresh,
                 dry_run=dry_run,
                 promised=[earlier.out for earlier in planned[:index]],
+                opening=opening,
             )
         finally:
             if not dry_run:

@@ -204,7 +204,7 @@ def _vocab_size(tokenizer: Path | None) -> int | None:
 
 def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
     """Train to the end of the recipe."""
-    from puna.checkpoint.card import Card
+    from puna.checkpoint.card import PRETRAINED, Card
     from puna.checkpoint.format import load_config, load_tokenizer
     from puna.data.loader import PackedLoader
     from puna.tokenizer.bpe import Tokenizer
@@ -278,7 +278,7 @@ def run(recipe: PretrainRecipe, folder: RunFolder) -> None:
         ramp=ramp,
         card=Card(
             name=recipe.name or "base",
-            made_by="pretraining" if recipe.start_from is None else "continued pretraining",
+            made_by=PRETRAINED[recipe.start_from is not None],
             made_from={key: fingerprint(path) for key, path in inputs(recipe).items()},
         ),
     )

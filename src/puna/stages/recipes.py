@@ -40,7 +40,7 @@ def find_recipe(text: str | Path) -> Path:
     known = recipe_names()
     siblings = [str(p) for p in given.parent.glob("*.toml")] if given.parent.is_dir() else []
     near = nearest_file(str(given), [*known, *siblings])
-    hint = f" Did you mean {near}?" if near else f" Recipes by name: {', '.join(known) or 'none'}."
+    hint = f" Did you mean {near}?" if near else " `puna recipes ls` lists those that come with puna."
     if "=" in given.name:
         hint = " The recipe comes first, then key=value."
     raise MissingError(f"recipe {given} is not there.{hint}")

@@ -55,6 +55,18 @@ STAGES = {
 }
 """Where the stage of each verb lives; its module is imported when the verb is known."""
 
+_USUAL = {
+    "corpus": "puna curate RECIPE",
+    "tokenizer": "puna tokenize train RECIPE",
+    "shards": "puna tokenize pack RECIPE",
+    "model": "puna train RECIPE",
+    "models": "puna train RECIPE",
+    "start_from": "puna train RECIPE",
+    "reference": "puna sft RECIPE",
+    "reward_model": "puna rm RECIPE",
+}
+"""By the field that names an input: what makes such a thing, where no recipe is known to make this one."""
+
 PlanRow = tuple[str, str]
 """What, and how much: `("parameters", "1.55 M")`."""
 
@@ -170,7 +182,13 @@ def make_step(stage: Stage[R], resolved: Resolved[R], *, command: str = "", make
         run=work,
         command=command,
         makers={name: made for name, path in inputs.items() if (made := _maker(path, makers))},
+        usual={name: verb for name in inputs if (verb := _USUAL.get(_setting(name)))},
     )
+
+
+def _setting(name: str) -> str:
+    """The field of an input's key: `shards` of `data.shards.0`."""
+    return next(part for part in reversed(name.split(".")) if not part.isdigit())
 
 
 def _maker(path: Path, makers: Mapping[Path, str]) -> str | None:
@@ -202,14 +220,14 @@ def execute(
         fresh: Move what is there aside and begin again.
         dry_run: Only look.
         promised: For a dry run: folders that an earlier step of the same pipeline will have made.
-        opening: What to say when work begins, and only then.
+        opening: What the run's log begins with, where there is work.
 
     Returns:
         What was done; None for a dry run.
     """
     step = make_step(stage, resolved, command=command, makers=makers)
     if opening:
-        step = replace(step, run=partial(_say_first, opening, step.run))
+        step = replace(step, run=partial(_note_first, opening, step.run))
     if not dry_run and console.processes() > 1:
         return _execute_on_many(stage, resolved, step, accept_drift=accept_drift, fresh=fresh)
     if not dry_run:
@@ -221,8 +239,8 @@ def execute(
     return None
 
 
-def _say_first(text: str, work: Callable[[RunFolder], None], folder: RunFolder) -> None:
-    console.say(text)
+def _note_first(text: str, work: Callable[[RunFolder], None], folder: RunFolder) -> None:
+    console.note(text)
     work(folder)
 
 
@@ -303,6 +321,9 @@ def _show_plan(
         rows += stage.plan(resolved.config)
     except MissingError as error:
         rows.append(("estimate", f"not yet: {error}"))
+        if not waits and missing is None:
+            missing = error
+            rows = [(what, "an input is missing" if what == "state" else value) for what, value in rows]
     console.table("", ["what", "value"], rows)
     if missing:
         raise missing

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from puna.core import console
 from puna.core.run_folder import RunFolder
 from puna.stages.stage import PlanRow, Stage, StageRecipe
-from puna.tokenizer.train import MAX_VOCAB_SIZE, MIN_VOCAB_SIZE, train_bpe
+from puna.tokenizer.train import MAX_VOCAB_SIZE, train_bpe, vocab_size_problem
 
 
 class TokenizerRecipe(StageRecipe):
@@ -16,14 +16,21 @@ class TokenizerRecipe(StageRecipe):
 
     corpus: Path
     """The corpus, from `puna curate`."""
-    vocab_size: int = Field(default=MAX_VOCAB_SIZE, ge=MIN_VOCAB_SIZE, le=MAX_VOCAB_SIZE)
-    """Ids in all, the 256 special tokens included."""
+    vocab_size: int = MAX_VOCAB_SIZE
+    """Ids in all, the 256 special tokens included: 512 (bytes alone) to 128,256."""
     sources: tuple[str, ...] = ()
     """Names of the corpus's sources to train on; none means all."""
     bytes_per_source: int | None = Field(default=None, ge=1)
     """Read at most this much text of each source, so that no source drowns the others; none reads everything."""
     max_text_bytes: int = Field(default=4 << 30, ge=1 << 20)
     """Count at most this much text; beyond it a sample of the documents is counted."""
+
+    @field_validator("vocab_size")
+    @classmethod
+    def _holds_the_bytes(cls, value: int) -> int:
+        if problem := vocab_size_problem(value):
+            raise ValueError(problem)
+        return value
 
 
 def plan(recipe: TokenizerRecipe) -> Sequence[PlanRow]:

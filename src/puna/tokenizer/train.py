@@ -36,6 +36,16 @@ _CHUNKS_AT_ONCE = 256
 _LENGTH_BYTES = 8
 
 
+def vocab_size_problem(vocab_size: int) -> str | None:
+    """Why a vocabulary cannot have this many ids; None where it can."""
+    if MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
+        return None
+    return (
+        f"{MIN_VOCAB_SIZE} (256 bytes and {COUNT} special tokens, no merges) to {MAX_VOCAB_SIZE:,} (as Llama 3) "
+        "are allowed"
+    )
+
+
 def train_bpe(
     texts: Iterable[str],
     *,
@@ -56,11 +66,8 @@ def train_bpe(
         UsageError: `vocab_size` is out of range.
         MissingError: There was no text.
     """
-    if not MIN_VOCAB_SIZE <= vocab_size <= MAX_VOCAB_SIZE:
-        raise UsageError(
-            f"vocab_size is {vocab_size}; allowed are {MIN_VOCAB_SIZE} (256 bytes + {COUNT} special tokens) "
-            f"to {MAX_VOCAB_SIZE}"
-        )
+    if problem := vocab_size_problem(vocab_size):
+        raise UsageError(f"vocab_size is {vocab_size}: {problem}")
     with Spill(max_text_bytes) as spill:
         with console.progress("reading text", total=None, unit="bytes") as bar:
             for text in texts:

@@ -42,10 +42,10 @@ class RecordFields(SourceConfig):
             ValueError: It is not an object, or its text is absent, no string or empty.
         """
         if not isinstance(record, dict):
-            raise ValueError(f"a {type(record).__name__}, not an object")
+            raise ValueError(f"{_said(record)}, not an object")
         text = record.get(self.text_field)
         if not isinstance(text, str):
-            got = "absent" if self.text_field not in record else f"a {type(text).__name__}"
+            got = f"{_said(text)}, not text" if self.text_field in record else "absent"
             raise ValueError(f"the text field {self.text_field!r} is {got}")
         text.encode("utf-8")  # JSON can hide half surrogates, which no tokenizer accepts
 
@@ -120,8 +120,7 @@ def read_file(
             try:
                 document = config.from_record(json.loads(line), part, number)
             except (ValueError, RecursionError) as error:
-                reason = "not UTF-8" if isinstance(error, UnicodeError) else "malformed line"
-                problem = Problem(part, reason, str(error), line=number)
+                problem = _problem(error, part, number)
                 report(problem)
                 bad += 1
                 if bad > max_bad_lines:
@@ -135,3 +134,28 @@ def read_file(
             report(Skipped("empty file"))
     except OSError as error:
         report(Problem(part, "unreadable", error.strerror or type(error).__name__))
+
+
+def _problem(error: ValueError | RecursionError, part: str, line: int) -> Problem:
+    """What was wrong with a line, in our words, with the place where an editor finds it."""
+    if isinstance(error, json.JSONDecodeError):
+        detail = error.msg.removesuffix(" starting at")
+        return Problem(part, "malformed line", detail[:1].lower() + detail[1:], line=line, column=error.colno)
+    if isinstance(error, UnicodeDecodeError):
+        return Problem(part, "not UTF-8", f"byte 0x{error.object[error.start]:02x}: {error.reason}", line=line)
+    if isinstance(error, UnicodeEncodeError):
+        return Problem(part, "not UTF-8", "half of a surrogate pair, which is no character", line=line)
+    detail = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+    return Problem(part, "malformed line", detail, line=line)
+
+
+_KINDS = ((bool, "a truth value"), ((int, float), "a number"), (str, "text"), (list, "a list"), (dict, "an object"))
+
+
+def _said(value: Any) -> str:
+    """A JSON value in words: `a number (5)`."""
+    kind = next((words for types, words in _KINDS if isinstance(value, types)), None)
+    if kind is None:
+        return "null" if value is None else f"a {type(value).__name__}"
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    return kind if isinstance(value, (list, dict)) or len(shown) > 40 else f"{kind} ({shown})"

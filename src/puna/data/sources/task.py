@@ -104,6 +104,7 @@ class Problem:
         detail: What exactly was wrong.
         offset: Byte offset in the file, when known.
         line: Line number from 1, when known.
+        column: Character of the line from 1, when known.
     """
 
     where: str
@@ -111,16 +112,17 @@ class Problem:
     detail: str
     offset: int | None = None
     line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        place = f":{self.line}" if self.line is not None else ""
+        place = "".join(f":{number}" for number in (self.line, self.column) if number is not None)
         byte = f" at byte {self.offset}" if self.offset is not None else ""
         return f"{self.where}{place}{byte}: {self.reason}: {self.detail}"
 
     def record(self) -> dict[str, Any]:
         """JSON form, without what is not known."""
         values = {"where": self.where, "reason": self.reason, "detail": self.detail}
-        known = {"offset": self.offset, "line": self.line}
+        known = {"offset": self.offset, "line": self.line, "column": self.column}
         return values | {key: value for key, value in known.items() if value is not None}
 
 
