@@ -165,3 +165,21 @@ def test_a_dry_run_reads_the_rows(tmp_path, monkeypatch, capsys, content):
     ):
         assert run([*words, "--dry-run"]) == 2, words
         assert "rows.jsonl" in capsys.readouterr().err
+
+
+def test_records_that_cannot_be_read_are_told_where_an_editor_finds_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("art").mkdir()
+    Path("art/a.jsonl").write_text('{"text": "some words that stay"}\n{"text": "abc\n')
+    Path("c.toml").write_text('out = "corpus"\n[[sources]]\nname = "art"\nkind = "jsonl"\npath = "art"\n')
+    assert run(["curate", "c.toml", "--dry-run"]) == 0
+    assert "1 task, 1 part, " in capsys.readouterr().out
+    assert run(["curate", "c.toml", "workers=1"]) == 0
+    assert "source 'art': art/a.jsonl:2:10: malformed line: unterminated string" in capsys.readouterr().err
+    Path("other").mkdir()
+    assert run(["curate", "c.toml", "sources.0.path=other/nodir", "out=o", "--dry-run"]) == 3
+    assert "sources.0.path other/nodir is not there" in capsys.readouterr().err
+    Path("other/x.toml").write_text("")
+    assert run(["curate", "c.toml", "sources.0.path=other", "out=o", "--dry-run"]) == 3
+    assert run(["curate", "c.toml", "sources.0.path=other", "out=o"]) == 3
+    assert not Path("o/lineage.json").exists()

@@ -161,6 +161,17 @@ def test_a_plan_lists_the_work_and_does_none(texts, tmp_path):
     assert planned.n_bytes == sum(path.stat().st_size for path in texts.iterdir())
 
 
+def test_the_expected_disk_of_a_tiny_corpus_holds_its_pages_and_ledger(tmp_path):
+    from puna.stages.curate import write_pages
+
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("a few words\n")
+    config = _config(tmp_path / "texts")
+    corpus = curate(config, tmp_path / "corpus", workers=1, finishing=lambda made: write_pages("Tiny", made))
+    used = sum(path.stat().st_size for path in corpus.path.rglob("*") if path.is_file())
+    assert used < plan(config).disk_bytes < 5 * used
+
+
 def test_a_recipe_is_checked_with_every_problem_at_once(tmp_path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(

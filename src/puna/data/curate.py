@@ -44,6 +44,9 @@ from puna.data.work import WORK, Work, link
 
 PRODUCTS = ("documents", "ledger", "dropped", "reports", "quarantine.jsonl", "README.md", "report.html")
 
+_PAGES_BYTES = 32 << 10  # page, card, recipe, records
+_TASK_BYTES = 8 << 10  # of a task and pass: headers and footers of its Parquet files, the ledger's included
+
 
 class CurateConfig(Config):
     """What goes into a corpus."""
@@ -147,6 +150,7 @@ def plan(config: CurateConfig) -> CuratePlan:
     )
     # work and product are two compressed copies of at most what was read; text shrinks about threefold
     disk_bytes = 2 * sum(t.n_bytes for ts in tasks.values() for t in ts) // 3
+    disk_bytes += _PAGES_BYTES + _TASK_BYTES * (len(passes) + 1) * sum(map(len, tasks.values()))
     return CuratePlan(tasks, passes, disk_bytes, counter)
 
 
