@@ -183,7 +183,7 @@ def test_a_recipe_is_checked_with_every_problem_at_once(tmp_path):
         load(CurateConfig, recipe)
     text = str(caught.value)
     assert len(caught.value.problems) == 3
-    assert "Did you mean 'sources.0.text_field'?" in text
+    assert "Did you mean 'sources.1.text_field'?" in text
     recipe.write_text('[[sources]]\nkind = "folder"\nname = "a"\npath = "x"\n' * 2)
     with pytest.raises(ConfigError, match="two sources are called 'a'"):
         load(CurateConfig, recipe)
