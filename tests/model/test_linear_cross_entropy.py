@@ -1,11 +1,14 @@
 """The chunked losses against PyTorch's cross_entropy over all logits, values and gradients, and their memory."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, linear
 
+from puna.model import linear_cross_entropy as linear_cross_entropy_module
 from puna.model import linear_cross_entropy as module
 from puna.model.linear_cross_entropy import linear_cross_entropy, token_log_probs
 
@@ -111,3 +114,20 @@ def test_no_more_logits_than_a_chunk_are_ever_held(loss):
     with Watch():
         loss(hidden, head, targets, chunk_bytes=4 * 512 * 100).sum().backward()
     assert largest <= 512 * 100
+
+
+def test_the_logits_of_one_chunk_are_gone_before_the_next_ones_are_made(monkeypatch):
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def product(left, right):
+        result = left @ right
+        if result.shape[1] == 40:  # logits, not a gradient of hidden states
+            assert all(earlier() is None for earlier in made)
+            made.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(linear_cross_entropy_module, "product", product)
+    hidden = torch.randn(30, 8, requires_grad=True)
+    head = torch.randn(40, 8, requires_grad=True)
+    linear_cross_entropy(hidden, head, torch.randint(40, (30,)), chunk_bytes=4 * 40 * 10)
+    assert len(made) == 3

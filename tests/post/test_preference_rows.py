@@ -95,13 +95,14 @@ def test_a_pair_that_cannot_be_used_is_refused_with_the_reason(tmp_path, row, sa
 
 def test_columns_of_published_sets_stand_beside_the_pair(tmp_path):
     talk = {"prompt": "2+2?", "chosen": ASK + FOUR, "rejected": ASK + FIVE}
-    read(
+    found = read(
         tmp_path,
         talk | {"prompt_id": "p", "messages": ASK + FOUR, "score_chosen": 9.0, "score_rejected": 2.0},
         talk | {"source": "s", "chosen-rating": 5, "chosen-model": "m", "rejected-rating": 1, "rejected-model": "n"},
         talk | {"dataset": "d", "chosen_rating": 5.0, "rejected_rating": 1.0, "chosen_model": "m", "conversation": []},
         talk | {"id": "x", "category": "c", "edited": None, "weight": 1000},
     )
+    assert [row.weight for row in found] == [None, None, None, 1000.0]
 
 
 def test_rows_of_our_own_exports_are_read(tmp_path):

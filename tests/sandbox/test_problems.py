@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -203,5 +204,8 @@ def test_python_that_cannot_be_is_told_when_it_is_read(row, told):
 
 
 def test_what_compiles_is_not_run_and_its_style_is_not_judged():
-    read_problem(MBPP | {"code": "import re\nraise SystemExit(re.compile('\\d'))"})
-    read_problem(HUMANEVAL | {"test": "assert root(8) == 4.0\n"})
+    code = "import re\nraise SystemExit(re.compile('\\d'))"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_problem(MBPP | {"code": code}).reference == code
+    assert "assert root(8) == 4.0" in repr(read_problem(HUMANEVAL | {"test": "assert root(8) == 4.0\n"}).tests)

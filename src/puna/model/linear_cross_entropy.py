@@ -128,9 +128,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 loss, d_logits_CV = _loss_and_probabilities(logits_CV, targets_C1, asked_AD[chunk], head_VD)
                 total += loss
             else:
-                log_probs_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
-                total -= torch.dot(log_probs_CV.gather(1, targets_C1)[:, 0], weight_C)
-                d_logits_CV = log_probs_CV.exp_() if needs_gradient else log_probs_CV
+                d_logits_CV = torch.ops.aten._log_softmax.out(logits_CV, 1, False, out=logits_CV)
+                total -= torch.dot(d_logits_CV.gather(1, targets_C1)[:, 0], weight_C)
+                if needs_gradient:
+                    d_logits_CV.exp_()
             if d_asked_AD is not None:
                 d_logits_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1, dtype=total.dtype))
                 if not hidden_TD.is_cpu:
@@ -139,6 +140,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_asked_AD[chunk] = product(narrow_CV, head_VD)
                 if d_head_VD is not None:  # a frozen head has no gradient
                     add_product(d_head_VD, narrow_CV.T, asked_AD[chunk])
+                del narrow_CV
+            del logits_CV, d_logits_CV  # before the next chunk's are made: only one chunk is held
         ctx.gradients = d_asked_AD, d_head_VD, index
         ctx.like = len(hidden_TD), head_VD.dtype
         return total
